@@ -18,17 +18,17 @@
 #include <sys/uio.h>
 
 /**
- * Major part of the library's version.
+ * The major part of the library's version.
  */
 #define SMBDIRECT_VERSION_MAJOR 0
 
 /**
- * Minor part of the library's version.
+ * The minor part of the library's version.
  */
 #define SMBDIRECT_VERSION_MINOR 1
 
 /**
- * Patch level of the library's version.
+ * The patch level of the library's version.
  */
 #define SMBDIRECT_VERSION_PATCH 0
 
@@ -39,12 +39,12 @@
 #define SMBDIRECT_ABI_VERSION 0
 
 /**
- * Nothing went wrong.
+ * Success.
  */
 #define SMBDIRECT_OK 0
 
 /**
- * Invalid argument: a null pointer, or a length or number out of range.
+ * An argument is invalid: a null pointer, or a length or number out of range.
  */
 #define SMBDIRECT_E_INVALID 1
 
@@ -54,7 +54,7 @@
 #define SMBDIRECT_E_PANIC 2
 
 /**
- * Another process made the handle. This process must attach for itself.
+ * Another process made the handle. This process must make its own attachment.
  */
 #define SMBDIRECT_E_FORKED 3
 
@@ -79,12 +79,12 @@
 #define SMBDIRECT_E_DETACHED 7
 
 /**
- * Not attached yet, or not attached in the role for this call.
+ * The process is not attached yet, or not attached in the role for this call.
  */
 #define SMBDIRECT_E_NOT_ATTACHED 8
 
 /**
- * No room now. Try again after SMBDIRECT_EVENT_ROOM, which follows.
+ * There is no room now. Try again after SMBDIRECT_EVENT_ROOM, which follows.
  */
 #define SMBDIRECT_E_AGAIN 9
 
@@ -95,17 +95,17 @@
 #define SMBDIRECT_E_NO_MEMORY 10
 
 /**
- * Longer than a buffer, message or RDMA transfer may be.
+ * A length exceeds that of the longest buffer, message or RDMA transfer.
  */
 #define SMBDIRECT_E_TOO_LONG 11
 
 /**
- * No such connection, or it no longer belongs to this process.
+ * The connection does not exist, or it no longer belongs to this process.
  */
 #define SMBDIRECT_E_NO_CONNECTION 12
 
 /**
- * No such buffer or PDU, or it was freed.
+ * The buffer or PDU does not exist, or it was freed.
  */
 #define SMBDIRECT_E_NO_BUFFER 13
 
@@ -115,7 +115,7 @@
 #define SMBDIRECT_E_OUT_OF_BOUNDS 14
 
 /**
- * Invalid buffer descriptors: none, too many, a partial one, or one with an invalid range.
+ * The buffer descriptors are invalid: none, too many, a partial one, or one with an invalid range.
  */
 #define SMBDIRECT_E_DESCRIPTORS 15
 
@@ -125,12 +125,12 @@
 #define SMBDIRECT_E_DESCRIPTORS_TOO_SHORT 16
 
 /**
- * Not an SMB2 request of the kind that the call expects, or its fields contradict each other.
+ * The bytes are not an SMB2 request of the kind that the call expects, or its fields contradict each other.
  */
 #define SMBDIRECT_E_REQUEST 17
 
 /**
- * The peer serves no RDMA READs.
+ * The peer does not serve RDMA READs.
  */
 #define SMBDIRECT_E_NO_READS 18
 
@@ -160,7 +160,7 @@
 #define SMBDIRECT_E_BUSY 23
 
 /**
- * Given up because the connection, or the attachment, ended.
+ * The work was abandoned because the connection, or the attachment, ended.
  */
 #define SMBDIRECT_E_FLUSHED 24
 
@@ -226,7 +226,7 @@
 #define SMBDIRECT_E_UNTRUSTED 36
 
 /**
- * Role: the parent smbd, which is offered connections without an owner. One at a time.
+ * Role: the parent smbd, which is offered connections without an owner. There can be only one at a time.
  */
 #define SMBDIRECT_ROLE_LISTENER 1
 
@@ -241,13 +241,13 @@
 #define SMBDIRECT_EVENT_ATTACHED 1
 
 /**
- * The attachment has ended; `status` says why. Everything under way has been reported before.
- * Free the device and, to use it again, attach after a while.
+ * The attachment has ended; `status` says why. Everything under way has already been reported. Free the device and, to
+ * use it again, attach after a while.
  */
 #define SMBDIRECT_EVENT_DETACHED 2
 
 /**
- * Listener: a connection waits for an owner. A child that attaches with `token` gets it.
+ * For a listener: a connection waits for an owner. A child that attaches with `token` gets it.
  */
 #define SMBDIRECT_EVENT_OFFER 3
 
@@ -262,11 +262,11 @@
 #define SMBDIRECT_EVENT_PDU 5
 
 /**
- * The message with this `cookie` was sent, or never will be. SMBDIRECT_OK means that the peer's network
- * has acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE.
- * An iWARP adapter does not promise this, and after smbdirect_conn_disconnect it is not known.
- * The event may come about 0.1 s after the acknowledgement. A worker that sleeps, and was not refused
- * anything for lack of room, may learn of it up to 0.1 s later still, unless another event wakes it.
+ * The message with this `cookie` was sent, or will never be sent. SMBDIRECT_OK means that the peer's network has
+ * acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP adapter
+ * does not promise this, and after smbdirect_conn_disconnect it is not known. The event may come about 0.1 s after the
+ * acknowledgement. A worker that sleeps, and to which no call was refused for lack of room, may learn of it up to
+ * another 0.1 s later, unless another event wakes it.
  */
 #define SMBDIRECT_EVENT_SENT 6
 
@@ -277,12 +277,12 @@
 #define SMBDIRECT_EVENT_RDMA_DONE 7
 
 /**
- * The transfer with this `cookie` ended; with SMBDIRECT_OK the connection is no longer this process's.
+ * The transfer with this `cookie` ended; with SMBDIRECT_OK, the connection no longer belongs to this process.
  */
 #define SMBDIRECT_EVENT_TRANSFERRED 8
 
 /**
- * The connection is gone; `status` says why. Everything under way on it has been reported before.
+ * The connection has ended; `status` says why. Everything under way on it has already been reported.
  */
 #define SMBDIRECT_EVENT_DISCONNECTED 9
 
@@ -292,50 +292,50 @@
 #define SMBDIRECT_EVENT_REPLY 10
 
 /**
- * Calls that failed with SMBDIRECT_E_AGAIN may be tried again.
+ * Calls that failed with SMBDIRECT_E_AGAIN may be repeated.
  */
 #define SMBDIRECT_EVENT_ROOM 11
 
 /**
- * Returns only events that cost no system call: for a caller that polls again soon, and calls without
- * this flag before it sleeps. The event descriptor does not signal what comes after such a call.
+ * Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and calls without
+ * this flag before it sleeps. The event descriptor does not signal events that come after such a call.
  */
 #define SMBDIRECT_EVENTS_PEEK 1
 
 /**
- * The most addresses that smbdirect_device_get_addresses returns.
+ * Maximum number of addresses that smbdirect_device_get_addresses returns.
  */
 #define SMBDIRECT_ADDRESSES_MAX 64
 
 /**
- * The most addresses that smbdirect_device_set_addresses takes.
+ * Maximum number of addresses that smbdirect_device_set_addresses takes.
  */
 #define SMBDIRECT_ALLOWED_ADDRESSES_MAX 128
 
 /**
- * Allows all addresses of the server: for smbdirect_device_set_addresses without a list.
+ * Flag for smbdirect_device_set_addresses without a list: allow all addresses of the server.
  */
 #define SMBDIRECT_ADDRESSES_ALL 1
 
 /**
- * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, and
+ * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, with the bit
  * SMBDIRECT_NOTE_MULTICHANNEL if the client knows multichannel.
  */
 #define SMBDIRECT_NOTE_NEGOTIATED 1
 
 /**
- * The client has asked for the server's interfaces. `value`: how many RDMA-capable addresses it was told.
+ * The client has asked for the server's interfaces. `value` is the number of RDMA-capable addresses in the answer.
  */
 #define SMBDIRECT_NOTE_ASKED 2
 
 /**
- * The client has asked for the server's interfaces, and was told of no RDMA-capable address because its
+ * The client has asked for the server's interfaces, and the answer announced no RDMA-capable address because its
  * session is signed or encrypted and its connection has no RDMA transform for that. `value` is 0.
  */
 #define SMBDIRECT_NOTE_WITHHELD 3
 
 /**
- * A session is on the client's SMB Direct connection from `port`. `value`: SMBDIRECT_PROTECTION_*.
+ * The client has a session on its SMB Direct connection from `port`. `value` is one of SMBDIRECT_PROTECTION_*.
  */
 #define SMBDIRECT_NOTE_SESSION 4
 
@@ -345,7 +345,7 @@
 #define SMBDIRECT_NOTE_REFUSED 5
 
 /**
- * In `value` of SMBDIRECT_NOTE_NEGOTIATED.
+ * Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client knows multichannel.
  */
 #define SMBDIRECT_NOTE_MULTICHANNEL 65536
 
@@ -375,24 +375,24 @@
 #define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
 
 /**
- * The message invalidates `token` at the peer (SEND with Invalidate).
+ * Flag: the message invalidates `token` at the peer (SEND with Invalidate).
  */
 #define SMBDIRECT_PDU_INVALIDATE 1
 
 /**
- * RDMA READ: from the client's memory into the buffer, as for an SMB2 WRITE.
+ * Direction: RDMA READ, from the client's memory into the buffer, as for an SMB2 WRITE.
  */
 #define SMBDIRECT_RDMA_READ 1
 
 /**
- * RDMA WRITE: from the buffer into the client's memory, as for an SMB2 READ.
+ * Direction: RDMA WRITE, from the buffer into the client's memory, as for an SMB2 READ.
  */
 #define SMBDIRECT_RDMA_WRITE 2
 
 /**
- * Does not wake the device for this operation, because a message on the same connection, which wakes
- * it, follows at once. If none does, smbdirect_device_flush wakes it, or smbdirect_device_get_events
- * without SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
+ * Flag: do not wake the device for this operation, because a message on the same connection, which wakes it, follows
+ * at once. If none follows, smbdirect_device_flush wakes the device, or smbdirect_device_get_events without
+ * SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
  */
 #define SMBDIRECT_RDMA_DEFER 1
 
@@ -407,12 +407,12 @@
 #define SMBDIRECT_TRANSFORM_SIGNING 2
 
 /**
- * An attachment to the smbdirect device. Opaque.
+ * An attachment to the smbdirect device. The structure is opaque.
  */
 struct smbdirect_device;
 
 /**
- * How to attach.
+ * The arguments of smbdirect_device_new.
  */
 struct smbdirect_attach {
   /**
@@ -420,21 +420,21 @@ struct smbdirect_attach {
    */
   uint32_t type_size;
   /**
-   * SMBDIRECT_ROLE_*.
+   * One of SMBDIRECT_ROLE_*.
    */
   uint32_t role;
   /**
-   * Worker: the token of the connection it was forked for, or 0.
+   * For a worker, the token of the connection for which it was forked, or 0.
    */
   uint8_t token[16];
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[4];
 };
 
 /**
- * What is known about a connection.
+ * A description of a connection.
  */
 struct smbdirect_conn_info {
   /**
@@ -450,27 +450,27 @@ struct smbdirect_conn_info {
    */
   uint16_t local_port;
   /**
-   * The client's address; IPv4 as ::ffff:a.b.c.d.
+   * The client's address. IPv4 is written as ::ffff:a.b.c.d.
    */
   uint8_t peer_address[16];
   /**
-   * The server's address, at which the connection came in.
+   * The server's address to which the client connected.
    */
   uint8_t local_address[16];
   /**
-   * The ClientGuid of its first request.
+   * The ClientGuid of the connection's first request.
    */
   uint8_t client_guid[16];
   /**
-   * Scope of link-local addresses, or 0.
+   * Scope ID of a link-local address, or 0.
    */
   uint32_t scope_id;
   /**
-   * Longest SMB2 message to send, in bytes.
+   * Length of the longest SMB2 message to send, in bytes.
    */
   uint32_t max_fragmented_send_size;
   /**
-   * Longest SMB2 message to receive, in bytes.
+   * Length of the longest SMB2 message to receive, in bytes.
    */
   uint32_t max_fragmented_receive_size;
   /**
@@ -478,11 +478,11 @@ struct smbdirect_conn_info {
    */
   uint32_t max_read_write_size;
   /**
-   * RDMA READs that the peer serves at a time. If 0, it must send its data in messages.
+   * Number of RDMA READs that the peer serves at a time. If it is 0, the peer must send its data in messages.
    */
   uint32_t initiator_depth;
   /**
-   * RDMA operations under way.
+   * Number of RDMA operations under way.
    */
   uint32_t rdma_operations;
   /**
@@ -490,21 +490,21 @@ struct smbdirect_conn_info {
    */
   uint64_t sent_bytes;
   /**
-   * Bytes of messages that were taken and are not sent yet.
+   * Bytes of messages that were taken, but have not been sent yet.
    */
   uint64_t unsent_bytes;
   /**
-   * Longest SMB2 message that the client reassembles, in bytes: the MaxFragmentedSize of its own
-   * negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and what
-   * the device's memory allows.
+   * Length of the longest SMB2 message that the client reassembles, in bytes: the MaxFragmentedSize of its own
+   * negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and the length that the
+   * device's memory allows.
    */
   uint32_t peer_max_fragmented_size;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[3];
 };
@@ -518,15 +518,15 @@ struct smbdirect_event {
    */
   uint32_t type_size;
   /**
-   * SMBDIRECT_EVENT_*.
+   * One of SMBDIRECT_EVENT_*.
    */
   uint32_t kind;
   /**
-   * SMBDIRECT_OK or SMBDIRECT_E_*: how it ended, for kinds that report an end.
+   * SMBDIRECT_OK or SMBDIRECT_E_*, for kinds that report how something ended.
    */
   int32_t status;
   /**
-   * Bytes of the message.
+   * Length of the message, in bytes.
    */
   uint32_t length;
   /**
@@ -534,32 +534,33 @@ struct smbdirect_event {
    */
   uint64_t conn;
   /**
-   * The cookie that was given to the call that began it.
+   * The cookie that was given to the call whose result this is.
    */
   uint64_t cookie;
   /**
-   * SMBDIRECT_EVENT_PDU: for smbdirect_device_take_pdu.
+   * For SMBDIRECT_EVENT_PDU, the message's number, for smbdirect_device_take_pdu.
    */
   uint64_t pdu;
   /**
-   * SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_TRANSFERRED: the worker that claims this gets the connection.
+   * For SMBDIRECT_EVENT_OFFER and SMBDIRECT_EVENT_TRANSFERRED, the token: the worker that claims it gets the
+   * connection.
    */
   uint8_t token[16];
   /**
-   * SMBDIRECT_EVENT_OFFER, SMBDIRECT_EVENT_CONNECTION: the connection.
+   * For SMBDIRECT_EVENT_OFFER and SMBDIRECT_EVENT_CONNECTION, the connection.
    */
   struct smbdirect_conn_info info;
   /**
-   * SMBDIRECT_EVENT_PDU: the number of the buffer that was given to smbdirect_conn_fetch_ahead, if it
-   * holds the data of this WRITE. It is the caller's again. 0: nothing was fetched.
+   * For SMBDIRECT_EVENT_PDU, the number of the buffer that was given to smbdirect_conn_fetch_ahead, if it holds the
+   * data of this WRITE, or 0 if nothing was fetched. The buffer belongs to the caller again.
    */
   uint64_t buffer;
   /**
-   * Its first byte.
+   * The first byte of that buffer.
    */
   void *data;
   /**
-   * Bytes that were fetched: the RemainingBytes of the WRITE.
+   * Number of bytes that were fetched: the RemainingBytes of the WRITE.
    */
   uint64_t data_length;
 };
@@ -577,23 +578,23 @@ struct smbdirect_mem_params {
    */
   uint32_t buffer_unit;
   /**
-   * Longest buffer, in bytes.
+   * Length of the longest buffer, in bytes.
    */
   uint64_t buffer_max;
   /**
-   * The most bytes of buffers by which memory grows at a time.
+   * Maximum number of bytes of buffers by which memory grows at a time.
    */
   uint64_t segment_length;
   /**
-   * The most bytes of buffers.
+   * Maximum number of bytes of buffers.
    */
   uint64_t buffers_total;
   /**
-   * The most bytes of memory for this worker, messages included.
+   * Maximum number of bytes of memory for this worker, including messages.
    */
   uint64_t limit;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[4];
 };
@@ -607,7 +608,7 @@ struct smbdirect_pdu {
    */
   uint32_t type_size;
   /**
-   * SMBDIRECT_PDU_*.
+   * One of SMBDIRECT_PDU_*.
    */
   uint32_t flags;
   /**
@@ -615,12 +616,12 @@ struct smbdirect_pdu {
    */
   uint64_t conn;
   /**
-   * Comes back with SMBDIRECT_EVENT_SENT. Any number.
+   * Any number; SMBDIRECT_EVENT_SENT brings it back.
    */
   uint64_t cookie;
   /**
-   * The message in pieces, from its SMB2 header on. Copied before the call returns. No piece
-   * may be in a struct smbdirect_buffer.
+   * The message in pieces, beginning with its SMB2 header. They are copied before the call returns. No piece may be
+   * in a struct smbdirect_buffer.
    */
   const struct iovec *pieces;
   /**
@@ -632,7 +633,7 @@ struct smbdirect_pdu {
    */
   uint32_t token;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
@@ -654,7 +655,7 @@ struct smbdirect_rdma {
    */
   uint64_t conn;
   /**
-   * Comes back with SMBDIRECT_EVENT_RDMA_DONE. Any number.
+   * Any number; SMBDIRECT_EVENT_RDMA_DONE brings it back.
    */
   uint64_t cookie;
   /**
@@ -662,11 +663,11 @@ struct smbdirect_rdma {
    */
   uint64_t buffer;
   /**
-   * Where in the buffer the data begins, in bytes.
+   * Offset of the data in the buffer, in bytes.
    */
   uint64_t offset;
   /**
-   * Bytes to transfer, at least 1: for an SMB2 READ, as many as the file had.
+   * Number of bytes to transfer, at least 1. For an SMB2 READ, that is as many as the file had.
    */
   uint64_t length;
   /**
@@ -683,11 +684,11 @@ struct smbdirect_rdma {
    */
   uint32_t flags;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[1];
 };
@@ -701,24 +702,24 @@ struct smbdirect_buffer {
    */
   uint32_t type_size;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * Its number, never 0.
+   * The buffer's number, never 0.
    */
   uint64_t number;
   /**
-   * Its first byte, mapped until smbdirect_buffer_free. What is written here while an RDMA
-   * operation uses the buffer may or may not be sent.
+   * The buffer's first byte, mapped until smbdirect_buffer_free. Data that is written here while an RDMA operation
+   * uses the buffer may or may not be sent.
    */
   void *start;
   /**
-   * Its length in bytes: at least what was asked for.
+   * The buffer's length in bytes, at least the length that was asked for.
    */
   uint64_t length;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
@@ -733,23 +734,23 @@ struct smbdirect_parameters {
    */
   uint32_t type_size;
   /**
-   * The most credits that a peer is granted.
+   * Maximum number of credits that a peer is granted.
    */
   uint16_t receive_credit_max;
   /**
-   * Credits to request from peers.
+   * Number of credits to request from peers.
    */
   uint16_t send_credit_target;
   /**
-   * Longest SMB Direct message to send, in bytes. At least 128.
+   * Length of the longest SMB Direct message to send, in bytes: at least 128.
    */
   uint32_t max_send_size;
   /**
-   * Longest SMB Direct message to receive, in bytes. At least 128.
+   * Length of the longest SMB Direct message to receive, in bytes: at least 128.
    */
   uint32_t max_receive_size;
   /**
-   * Longest SMB2 message to receive, in bytes. At least 131,072.
+   * Length of the longest SMB2 message to receive, in bytes: at least 131,072.
    */
   uint32_t max_fragmented_size;
   /**
@@ -757,11 +758,11 @@ struct smbdirect_parameters {
    */
   uint32_t max_read_write_size;
   /**
-   * Milliseconds without a message from the peer after which it is asked for one.
+   * Milliseconds without a message from the peer after which the device asks it for one.
    */
   uint32_t keepalive_interval_ms;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
@@ -769,7 +770,7 @@ struct smbdirect_parameters {
    */
   uint8_t server_guid[16];
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[4];
 };
@@ -783,15 +784,15 @@ struct smbdirect_allowed_address {
    */
   uint32_t type_size;
   /**
-   * The scope (interface index) of a link-local IPv6 address, not 0; 0 for all others.
+   * The scope ID (interface index) of a link-local IPv6 address, not 0; 0 for all others.
    */
   uint32_t scope_id;
   /**
-   * The address of one host, not unspecified or multicast. IPv4 as ::ffff:a.b.c.d.
+   * The address of one host, not unspecified or multicast. IPv4 is written as ::ffff:a.b.c.d.
    */
   uint8_t address[16];
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
@@ -805,15 +806,15 @@ struct smbdirect_client_note {
    */
   uint32_t type_size;
   /**
-   * What the note says: see SMBDIRECT_NOTE_*.
+   * The note's value: see SMBDIRECT_NOTE_*.
    */
   uint32_t value;
   /**
-   * The client's address. IPv4 as ::ffff:a.b.c.d.
+   * The client's address. IPv4 is written as ::ffff:a.b.c.d.
    */
   uint8_t address[16];
   /**
-   * SMBDIRECT_NOTE_*.
+   * One of SMBDIRECT_NOTE_*.
    */
   uint16_t note;
   /**
@@ -821,11 +822,11 @@ struct smbdirect_client_note {
    */
   uint16_t port;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
@@ -839,11 +840,11 @@ struct smbdirect_session {
    */
   uint32_t type_size;
   /**
-   * 0: register it for this process. 1: remove it.
+   * 0 registers it for this process; 1 removes it.
    */
   uint32_t remove;
   /**
-   * The session, or 0 for only the client. Removing 0 removes the client and all its sessions.
+   * The session, or 0 for the client alone. Removing 0 removes the client and all its sessions.
    */
   uint64_t session_id;
   /**
@@ -851,13 +852,13 @@ struct smbdirect_session {
    */
   uint8_t client_guid[16];
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
 
 /**
- * An address at which clients reach the device.
+ * An address on which clients reach the device.
  */
 struct smbdirect_address {
   /**
@@ -865,15 +866,15 @@ struct smbdirect_address {
    */
   uint32_t type_size;
   /**
-   * The index of its interface, as of if_nametoindex(3); 0: unknown.
+   * The index of the address's interface, as if_nametoindex(3) returns it, or 0 if it is unknown.
    */
   uint32_t interface_index;
   /**
-   * IPv4 as ::ffff:a.b.c.d.
+   * The address. IPv4 is written as ::ffff:a.b.c.d.
    */
   uint8_t address[16];
   /**
-   * Scope of link-local addresses, or 0.
+   * Scope ID of a link-local address, or 0.
    */
   uint32_t scope_id;
   /**
@@ -881,21 +882,21 @@ struct smbdirect_address {
    */
   uint16_t port;
   /**
-   * 0.
+   * Must be 0.
    */
   uint16_t reserved16;
   /**
-   * Speed of its interface in bits per second, never 0.
+   * Speed of the address's interface in bits per second, never 0.
    */
   uint64_t link_speed;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
 
 /**
- * Where the data of an SMB2 READ or WRITE request is at the client.
+ * The place of an SMB2 READ or WRITE request's data at the client.
  */
 struct smbdirect_transfer {
   /**
@@ -903,15 +904,15 @@ struct smbdirect_transfer {
    */
   uint32_t type_size;
   /**
-   * 0: the data is in the messages, and no other field is set. 1, 2: by RDMA ([MS-SMB2] 2.2.19).
+   * 0 if the data is in the messages, and then no other field is set; 1 or 2 if it goes by RDMA ([MS-SMB2] 2.2.19).
    */
   uint32_t channel;
   /**
-   * Bytes to read or write, at least 1.
+   * Number of bytes to read or write, at least 1.
    */
   uint32_t length;
   /**
-   * Where the buffer descriptors begin, in bytes from the SMB2 header.
+   * Offset of the buffer descriptors, in bytes from the SMB2 header.
    */
   uint32_t descriptors_offset;
   /**
@@ -919,18 +920,18 @@ struct smbdirect_transfer {
    */
   uint32_t descriptors_length;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
 
 /**
- * How the data of an SMB2 WRITE request over channel 3 is protected, and where it is at the client
- * ([MS-SMB2] 2.2.43). Offsets are in bytes from the SMB2 header.
+ * The protection of an SMB2 WRITE request's data over channel 3, and its place at the client ([MS-SMB2] 2.2.43).
+ * Offsets are in bytes from the SMB2 header.
  */
 struct smbdirect_transform {
   /**
@@ -938,15 +939,15 @@ struct smbdirect_transform {
    */
   uint32_t type_size;
   /**
-   * SMBDIRECT_TRANSFORM_*.
+   * One of SMBDIRECT_TRANSFORM_*.
    */
   uint32_t transform_type;
   /**
-   * Bytes to write, at least 1.
+   * Number of bytes to write, at least 1.
    */
   uint32_t length;
   /**
-   * Where the buffer descriptors begin.
+   * Offset of the buffer descriptors.
    */
   uint32_t descriptors_offset;
   /**
@@ -954,27 +955,27 @@ struct smbdirect_transform {
    */
   uint32_t descriptors_length;
   /**
-   * Where the signature begins.
+   * Offset of the signature.
    */
   uint32_t signature_offset;
   /**
-   * Length of the signature, in bytes: any, also one that the algorithm does not have.
+   * Length of the signature, in bytes, which need not be one that the algorithm has.
    */
   uint32_t signature_length;
   /**
-   * Where the nonce begins.
+   * Offset of the nonce.
    */
   uint32_t nonce_offset;
   /**
-   * Length of the nonce, in bytes: any, also one that the algorithm does not have.
+   * Length of the nonce, in bytes, which need not be one that the algorithm has.
    */
   uint32_t nonce_length;
   /**
-   * 0.
+   * Must be 0.
    */
   uint32_t reserved32;
   /**
-   * 0.
+   * Must be 0.
    */
   uint64_t reserved[2];
 };
@@ -995,9 +996,9 @@ extern "C" {
 uint32_t smbdirect_abi_version(void);
 
 /**
- * Returns what a status means, in English, for a log: "unknown status" for any other number.
+ * Returns what a status means, in English, for a log, or "unknown status" for any other number.
  *
- * - Owns: the library keeps the string, which is valid for ever.
+ * - Owns: the library keeps the string, which stays valid for ever.
  * - Threads: any.
  * - Blocks: never.
  * - Fork: works in the child.
@@ -1006,7 +1007,7 @@ uint32_t smbdirect_abi_version(void);
 const char *smbdirect_status_str(int32_t status);
 
 /**
- * Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, EIO for a number that is not a status.
+ * Returns the errno value nearest to a status: 0 for SMBDIRECT_OK, and EIO for a number that is not a status.
  *
  * - Owns: nothing.
  * - Threads: any.
@@ -1019,15 +1020,15 @@ int32_t smbdirect_status_errno(int32_t status);
 /**
  * Attaches this process to the smbdirect device at `path_or_null` (null: the default path).
  *
- * Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED
- * comes instead and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (there is a
- * listener), SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets
- * SMBDIRECT_EVENT_CONNECTION for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
+ * Other calls work only after SMBDIRECT_EVENT_ATTACHED. If the device refuses, SMBDIRECT_EVENT_DETACHED comes instead
+ * and says why: SMBDIRECT_E_DENIED, SMBDIRECT_E_VERSION, SMBDIRECT_E_TAKEN (another process is the listener),
+ * SMBDIRECT_E_LIMIT, SMBDIRECT_E_STOPPING and others. A worker with a token in `args` gets SMBDIRECT_EVENT_CONNECTION
+ * for it as well, or SMBDIRECT_EVENT_DETACHED with SMBDIRECT_E_NO_TOKEN.
  *
  * - Owns: the caller owns `*device_out`, and frees it with smbdirect_device_free.
  * - Threads: any may call this; one thread at a time may use the device.
  * - Blocks: never.
- * - Fork: the handle belongs to this process; a child attaches for itself.
+ * - Fork: the handle belongs to this process; a child makes its own attachment.
  * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NO_DEVICE, SMBDIRECT_E_DENIED, SMBDIRECT_E_UNTRUSTED (the
  *   process that listens there runs neither as root nor as this user, nor as the owner of a directory
  *   that only root or this user can have made), SMBDIRECT_E_SYSTEM, SMBDIRECT_E_AGAIN (too many
@@ -1062,15 +1063,15 @@ int32_t smbdirect_device_versions(struct smbdirect_device *device,
                                   uint32_t *device_version_out);
 
 /**
- * Frees an attachment: the device aborts the connections that this process still has, with what
- * is under way on them, and takes all its memory back. A null pointer is ignored.
+ * Frees an attachment: the device aborts the connections that this process still has, together with all work
+ * under way on them, and takes all its memory back. A null pointer is ignored.
  *
- * - Owns: the handle is gone and its buffers are unmapped: nothing may read or write them, not
+ * - Owns: the handle no longer exists and its buffers are unmapped: nothing may read or write them, not
  *   even a thread in a system call.
- * - Threads: no other thread uses the handle.
+ * - Threads: no other thread may use the handle.
  * - Blocks: never.
- * - Fork: the one call that a child may make on its parent's handle: it frees the child's copy,
- *   and the parent's attachment goes on. A child should call it soon, because the parent's memory
+ * - Fork: this is the one call that a child may make on its parent's handle: it frees the child's copy,
+ *   and the parent's attachment continues. A child should call it soon, because the parent's memory
  *   lives as long as that copy.
  * - Errors: none.
  *
@@ -1099,10 +1100,10 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device,
                                   int32_t *fd_out);
 
 /**
- * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. Fewer than
- * `count` means that there are no more now, and that the event descriptor becomes readable when there are.
+ * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If that is less than
+ * `count`, there are no more events now, and the event descriptor becomes readable when there are.
  *
- * Whenever the event descriptor is readable, call this until it returns fewer than asked for. Waking
+ * Whenever the event descriptor is readable, call this until it returns fewer events than it was asked for. Waking
  * up takes tens of microseconds: a caller that expects an event soon may poll for a while with
  * SMBDIRECT_EVENTS_PEEK in `flags`, which is 0 otherwise.
  *
@@ -1110,8 +1111,8 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has been
- *   returned before.
+ * - Errors: SMBDIRECT_E_INVALID; SMBDIRECT_E_DETACHED: SMBDIRECT_EVENT_DETACHED has already been
+ *   returned.
  *
  * # Safety
  *
@@ -1140,15 +1141,15 @@ int32_t smbdirect_device_get_mem_params(struct smbdirect_device *device,
                                         struct smbdirect_mem_params *params_out);
 
 /**
- * SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to
- * `*taken_out`. SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that
- * begins with the next one says why.
+ * SEND_PDU: takes as many of the messages as there is room for, in order, and writes their number to `*taken_out`.
+ * SMBDIRECT_EVENT_SENT follows for each. If fewer than `count` were taken, a call that begins with the next message
+ * returns the reason.
  *
  * - Owns: everything is copied before the call returns.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: for the first message, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ * - Errors: those of the first message: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
  *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
  *   SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_AGAIN, SMBDIRECT_E_NO_MEMORY, SMBDIRECT_E_DETACHED.
  *
@@ -1172,7 +1173,7 @@ int32_t smbdirect_device_send_pdus(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: for the first operation, SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ * - Errors: those of the first operation: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
  *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_BUSY (the connection is being transferred),
  *   SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_OUT_OF_BOUNDS, SMBDIRECT_E_DESCRIPTORS,
  *   SMBDIRECT_E_DESCRIPTORS_TOO_SHORT, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NO_READS,
@@ -1189,8 +1190,8 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
                                          uint32_t *taken_out);
 
 /**
- * Wakes the device for operations with SMBDIRECT_RDMA_DEFER that it has not been woken for. Without
- * any, it makes no system call, so a caller can use it whenever it is about to sleep.
+ * Wakes the device for operations with SMBDIRECT_RDMA_DEFER for which it has not been woken. If there are none, this
+ * does not make a system call, so a caller can use it whenever it is about to sleep.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1205,9 +1206,9 @@ int32_t smbdirect_device_rdma_read_write(struct smbdirect_device *device,
 int32_t smbdirect_device_flush(struct smbdirect_device *device);
 
 /**
- * Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device.
- * `length`, the size of `target`, must be at least the event's; 0 only gives the memory back. If
- * messages are not taken, their client runs out of credits; no other client is affected.
+ * Copies the message of an SMBDIRECT_EVENT_PDU to `target` and gives its memory back to the device. `length`, the size
+ * of `target`, must be at least the event's `length`; 0 only gives the memory back. If messages are not taken, their
+ * client runs out of credits; no other client is affected.
  *
  * - Owns: `target` is the caller's; `pdu` is not valid afterwards.
  * - Threads: one at a time.
@@ -1233,10 +1234,9 @@ int32_t smbdirect_device_take_pdu(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED,
- *   SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: no room now, SMBDIRECT_EVENT_ROOM follows;
- *   SMBDIRECT_E_NO_MEMORY: the device refused, no buffer of this process is in use, and no event
- *   follows.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_TOO_LONG, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED;
+ *   SMBDIRECT_E_AGAIN: there is no room now, and SMBDIRECT_EVENT_ROOM follows; SMBDIRECT_E_NO_MEMORY: the device
+ *   refused, no buffer of this process is in use, and no event follows.
  *
  * # Safety
  *
@@ -1247,7 +1247,7 @@ int32_t smbdirect_buffer_alloc(struct smbdirect_device *device,
                                struct smbdirect_buffer *buffer_out);
 
 /**
- * Gives a buffer back. No thread of this process may read or write it afterwards: it may be unmapped.
+ * Gives a buffer back. No thread of this process may read or write it afterwards, because it may be unmapped.
  *
  * - Owns: the library owns the buffer again.
  * - Threads: one at a time.
@@ -1265,7 +1265,8 @@ int32_t smbdirect_buffer_free(struct smbdirect_device *device,
                               uint64_t number);
 
 /**
- * SET_SMBD_PARAMETERS, for a listener. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * SET_SMBD_PARAMETERS: sets, for a listener, parameters for connections that the device accepts from now on.
+ * SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
  *
@@ -1288,19 +1289,19 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
                                         uint64_t security_blob_length);
 
 /**
- * Sets, for a listener, the server addresses that clients may use, in place of those that it or an
- * earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags` all are allowed (`count` is 0 then);
- * otherwise the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
- * back. From then on the device refuses connections at other addresses before it reads anything, and
- * smbdirect_device_get_addresses does not return those. Connections that came in at other addresses
+ * Sets, for a listener, the server addresses that clients may use, instead of those that it or an
+ * earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0;
+ * otherwise only the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
+ * back. From then on the device refuses connections to other addresses before it reads anything, and
+ * smbdirect_device_get_addresses does not return those addresses. Existing connections to other addresses
  * end with SMBDIRECT_E_ADDRESS.
  *
- * It may be called at any time, as often as something changes. The list stays in force when the
- * listener goes away, and the next one begins with it. A device that was never given a list allows
+ * It may be called at any time, whenever something changes. The list stays in force when the
+ * listener goes away, and the next listener begins with it. A device that was never given a list allows
  * all addresses.
  *
- * - Owns: everything is copied. The `type_size` of the first element must be set; an address may
- *   occur twice. With a `count` of 0 `addresses` may be null.
+ * - Owns: everything is copied. The `type_size` of the first element must be set; an address may occur twice. With a
+ *   `count` of 0, `addresses` may be null.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
@@ -1319,9 +1320,9 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
                                        uint32_t count);
 
 /**
- * Tells the device, for a listener, what smbd knows about a client, TCP-only clients included. The device shows it in its
- * status, so that administrators see why a client does not use RDMA. It changes nothing else, is not answered,
- * and is lost if it cannot be sent now. A device that keeps no notes, such as the kernel's, ignores it.
+ * Tells the device, for a listener, what smbd knows about a client, even one that uses only TCP. The device shows the
+ * note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
+ * answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1385,8 +1386,8 @@ int32_t smbdirect_device_claim(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN,
- *   SMBDIRECT_E_DETACHED; in the event SMBDIRECT_E_NO_TOKEN: no connection waits under that token.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED; in the event
+ *   SMBDIRECT_E_NO_TOKEN (no connection with that token is waiting).
  *
  * # Safety
  *
@@ -1397,10 +1398,10 @@ int32_t smbdirect_device_decline(struct smbdirect_device *device,
                                  const uint8_t *token);
 
 /**
- * Writes the addresses at which clients reach the device, as of the last event that was taken, for
- * FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are,
- * at most SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. They are known from
- * SMBDIRECT_EVENT_ATTACHED on, and change without an event of their own.
+ * Writes the addresses on which clients reach the device, as of the last event that was taken, for
+ * FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are, at most
+ * SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
+ * SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
  *
  * - Owns: the array is the caller's; the `type_size` of its first element must be set. With a
  *   `count` of 0 it may be null.
@@ -1421,7 +1422,7 @@ int32_t smbdirect_device_get_addresses(struct smbdirect_device *device,
 /**
  * Writes what is known about a connection, and what is under way on it.
  *
- * `unsent_bytes` counts what the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
+ * `unsent_bytes` counts the bytes that the peer's network has not acknowledged, as SIOCOUTQ does for TCP.
  *
  * - Owns: `info_out` is the caller's.
  * - Threads: one at a time.
@@ -1458,23 +1459,23 @@ int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
                                   uint64_t conn);
 
 /**
- * Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA
- * whose session is registered, the buffer is long enough, and nothing else is under way, the data is
- * fetched before SMBDIRECT_EVENT_PDU tells of the request; the event then has the buffer, and the caller need
- * not fetch anything. In all other cases requests come as usual, and the buffer stays lent. One buffer can be
- * lent for each connection; a longer one takes the place of a shorter one.
+ * Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA whose session
+ * is registered, the buffer is long enough, and nothing else is under way, the data is fetched before
+ * SMBDIRECT_EVENT_PDU announces the request; the event then names the buffer, and the caller need not fetch anything.
+ * In all other cases requests come as usual, and the buffer stays lent. One buffer can be lent for each connection; a
+ * longer one replaces a shorter one.
  *
  * The device is not woken for this: a message on the same connection, or smbdirect_device_flush, wakes it.
  *
- * - Owns: the library owns the buffer until an event has it. It frees the buffer when the connection
+ * - Owns: the library owns the buffer until an event names it. It frees the buffer when the connection
  *   ends, or when memory is short. No thread of this process may read or write it meanwhile.
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: the buffer stays the caller's. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
- *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long
- *   is lent already, or an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
- *   older than this library, or the client serves no RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+ * - Errors: after each, the buffer still belongs to the caller. SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED,
+ *   SMBDIRECT_E_NO_CONNECTION, SMBDIRECT_E_NO_BUFFER, SMBDIRECT_E_BUSY (a buffer at least as long is lent already, or
+ *   an RDMA operation uses this one, or the connection is being transferred), SMBDIRECT_E_NO_READS (the device is
+ *   older than this library, or the client does not serve RDMA READs), SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
  *
  * # Safety
  *
@@ -1485,12 +1486,12 @@ int32_t smbdirect_conn_fetch_ahead(struct smbdirect_device *device,
                                    uint64_t buffer);
 
 /**
- * Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP
- * with credentials, also one that binds the connection to a session, and when a share lets a guest in. An
- * anonymous session alone does not count. Until the first call the device treats the client as a stranger:
- * it lets in few of them from one address, each for a short time (`login_timeout` in the device's
- * configuration), with messages of at most 64 KiB and a few credits. A second call has no effect, and a
- * connection that is transferred afterwards stays authenticated.
+ * Tells the device that a user has logged in on a connection. Call it after each successful SESSION_SETUP with
+ * credentials, including one that binds the connection to a session, and when a share lets a guest in. An anonymous
+ * session alone does not count. Until the first call, the device treats the client as a stranger: it accepts few of
+ * them from one address, each for a short time (`login_timeout` in the device's configuration), with messages of at
+ * most 64 KiB and a few credits. A second call has no effect, and a connection that is transferred afterwards stays
+ * authenticated.
  *
  * - Owns: nothing.
  * - Threads: one at a time.
@@ -1507,11 +1508,10 @@ int32_t smbdirect_conn_set_authenticated(struct smbdirect_device *device,
                                          uint64_t conn);
 
 /**
- * Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null
- * pointer, to the worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner receives
- * the message at `pdu` first: the NEGOTIATE request that named the client. Nothing else may be under
- * way on the connection (SMBDIRECT_E_BUSY). Unless the event says SMBDIRECT_OK, the connection still
- * belongs to this process.
+ * Gives a connection to the worker that has registered `client_guid` (16 bytes), or, with a null pointer, to the
+ * worker that claims the token in SMBDIRECT_EVENT_TRANSFERRED. The new owner first receives the message at `pdu`: the
+ * NEGOTIATE request that named the client. Nothing else may be under way on the connection (SMBDIRECT_E_BUSY). Unless
+ * the event says SMBDIRECT_OK, the connection still belongs to this process.
  *
  * - Owns: `pdu` is copied before the call returns.
  * - Threads: one at a time.
@@ -1537,9 +1537,9 @@ int32_t smbdirect_conn_transfer(struct smbdirect_device *device,
 /**
  * Reads from an SMB2 READ or WRITE request where its data is at the client.
  *
- * `request` is one element of a compound, or a whole message, from its SMB2 header on, decrypted.
+ * `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
  * The caller must check that the dialect allows the channel, and that the transfer's `length` is
- * within what was negotiated.
+ * within the negotiated limits.
  *
  * - Owns: `transfer_out` is the caller's; the library keeps nothing.
  * - Threads: any.
@@ -1561,9 +1561,9 @@ int32_t smbdirect_request_transfer(const void *request,
  * Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
  * is at the client.
  *
- * `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the
- * connection negotiated the transform, that the message was protected in the same way, that signature and
- * nonce have the lengths of the algorithm, and that `length` is within what was negotiated.
+ * `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
+ * negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
+ * of the algorithm, and that `length` is within the negotiated limits.
  *
  * - Owns: `transform_out` is the caller's; the library keeps nothing.
  * - Threads: any.
@@ -1582,10 +1582,9 @@ int32_t smbdirect_request_transform(const void *request,
                                     struct smbdirect_transform *transform_out);
 
 /**
- * Reads from an SMB2 request whether each final response to it, errors included, must invalidate
- * a token (channel 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so,
- * `*invalidate_out` is 1 and `*token_out` the token; otherwise, and for anything but a READ or WRITE
- * request, both are 0.
+ * Reads from an SMB2 request whether each final response to it, including an error, must invalidate a token (channel
+ * 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and
+ * `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
  *
  * - Owns: the library keeps nothing.
  * - Threads: any.

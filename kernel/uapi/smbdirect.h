@@ -23,7 +23,7 @@
 #define SMBDIRECT_OLDEST_VERSION 3
 
 /* The optional features of VERSION. */
-/* FETCH_AHEAD, RECALL and FETCHED. */
+/* This side knows FETCH_AHEAD, RECALL and FETCHED. */
 #define SMBDIRECT_FEATURE_FETCH_AHEAD 1
 
 /* The optional features of VERSION that this side has, one bit each. */
@@ -31,166 +31,174 @@
 
 /*
  * A side that does not know a control.kind, submission.op or completion.event with this bit skips
- * it. It is not answered, asks for nothing and holds nothing: no cookie, no buffer. A process
- * sends no descriptors with it; a process closes those that a device sends with it.
+ * it. Such a message or entry is not answered, does not ask for anything, and has no cookie and
+ * no buffer. A process does not send descriptors with it; a process closes those that a device
+ * sends with it.
  */
 #define SMBDIRECT_OPTIONAL (1U << 31)
 
-/* Longest control message, in bytes: enough for the longest blob or list of addresses. */
+/*
+ * Length of the longest control message, in bytes: enough for the longest blob or list of
+ * addresses.
+ */
 #define SMBDIRECT_MAX_CONTROL_LENGTH 4096
 
-/* The most addresses in an addresses. */
+/* Maximum number of addresses in the message addresses. */
 #define SMBDIRECT_MAX_ADDRESSES 64
 
-/* The most addresses in a set_addresses. */
+/* Maximum number of addresses in the message set_addresses. */
 #define SMBDIRECT_MAX_ALLOWED_ADDRESSES 128
 
-/* Longest security blob of set_parameters, in bytes. */
+/* Length of the longest security blob of set_parameters, in bytes. */
 #define SMBDIRECT_MAX_SECURITY_BLOB 2048
 
-/* control.kind. */
-/* attach. */
+/* Values of control.kind. */
+/* The kind of attach. */
 #define SMBDIRECT_KIND_ATTACH 1
-/* set_parameters. */
+/* The kind of set_parameters. */
 #define SMBDIRECT_KIND_SET_PARAMETERS 2
-/* set_session_id. */
+/* The kind of set_session_id. */
 #define SMBDIRECT_KIND_SET_SESSION_ID 3
-/* claim. */
+/* The kind of claim. */
 #define SMBDIRECT_KIND_CLAIM 4
-/* grow. */
+/* The kind of grow. */
 #define SMBDIRECT_KIND_GROW 5
-/* status_request. */
+/* The kind of status_request. */
 #define SMBDIRECT_KIND_STATUS_REQUEST 6
-/* decline. */
+/* The kind of decline. */
 #define SMBDIRECT_KIND_DECLINE 7
-/* set_addresses. */
+/* The kind of set_addresses. */
 #define SMBDIRECT_KIND_SET_ADDRESSES 8
-/* release. */
+/* The kind of release. */
 #define SMBDIRECT_KIND_RELEASE 9
-/* client_note. */
-#define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
-/* events_request. */
+/* The kind of events_request. */
 #define SMBDIRECT_KIND_EVENTS_REQUEST 10
-/* attached. */
+/* The kind of client_note. */
+#define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
+/* The kind of attached. */
 #define SMBDIRECT_KIND_ATTACHED 101
-/* reply. */
+/* The kind of reply. */
 #define SMBDIRECT_KIND_REPLY 102
-/* segment. */
+/* The kind of segment. */
 #define SMBDIRECT_KIND_SEGMENT 103
-/* queue. */
+/* The kind of queue. */
 #define SMBDIRECT_KIND_QUEUE 104
-/* offer. */
+/* The kind of offer. */
 #define SMBDIRECT_KIND_OFFER 105
-/* wake. */
+/* The kind of wake. */
 #define SMBDIRECT_KIND_WAKE 106
-/* status_report. */
+/* The kind of status_report. */
 #define SMBDIRECT_KIND_STATUS_REPORT 107
-/* detached. */
+/* The kind of detached. */
 #define SMBDIRECT_KIND_DETACHED 108
-/* addresses. */
+/* The kind of addresses. */
 #define SMBDIRECT_KIND_ADDRESSES 109
-/* reclaim. */
+/* The kind of reclaim. */
 #define SMBDIRECT_KIND_RECLAIM 110
 
-/* attach.role. */
-/* The parent smbd: gets offers, and sets parameters. One at a time. */
+/* Values of attach.role. */
+/* The parent smbd, which gets offers and sets parameters. There can be only one at a time. */
 #define SMBDIRECT_ROLE_LISTENER 1
-/* A child smbd: owns connections. */
+/* A child smbd, which owns connections. */
 #define SMBDIRECT_ROLE_WORKER 2
-/* An administrator's tool: asks for the status. */
+/* An administrator's tool, which asks for the status. */
 #define SMBDIRECT_ROLE_OBSERVER 3
 
-/* client_note.note. */
+/* Values of client_note.note. */
 /*
- * It has negotiated SMB 2 or 3, over TCP or SMB Direct. value: the dialect, and with MULTICHANNEL
- * whether it knows multichannel.
+ * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. value is the dialect, with the
+ * bit MULTICHANNEL if the client knows multichannel.
  */
 #define SMBDIRECT_NOTE_NEGOTIATED 1
-/* It has asked for the server's interfaces. value: how many RDMA-capable addresses it was told. */
+/*
+ * The client has asked for the server's interfaces. value is the number of RDMA-capable addresses
+ * in the answer.
+ */
 #define SMBDIRECT_NOTE_ASKED 2
 /*
- * It has asked for the server's interfaces, and was told of no RDMA-capable address because its
- * session is signed or encrypted and its connection has no RDMA transform for that. value: 0.
+ * The client has asked for the server's interfaces, and the answer announced no RDMA-capable
+ * address because its session is signed or encrypted and its connection has no RDMA transform for
+ * that. value is 0.
  */
 #define SMBDIRECT_NOTE_WITHHELD 3
 /*
- * A session is on one of its SMB Direct connections, which has this port. value:
+ * The client has a session on its SMB Direct connection from port. value is one of
  * SMBDIRECT_PROTECTION_*.
  */
 #define SMBDIRECT_NOTE_SESSION 4
-/* It could not bind an SMB Direct connection to its session. value: the NTSTATUS. */
+/* The client could not bind an SMB Direct connection to its session. value is the NTSTATUS. */
 #define SMBDIRECT_NOTE_REFUSED 5
-/* In value of NEGOTIATED. */
+/* Bit in value of NEGOTIATED: the client knows multichannel. */
 #define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
 
-/* value of SMBDIRECT_NOTE_SESSION: what happens to file data on a connection. */
-/* Neither signed nor encrypted; by RDMA. */
+/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data. */
+/* File data is neither signed nor encrypted, and goes by RDMA. */
 #define SMBDIRECT_PROTECTION_PLAIN 0
-/* Signed; by RDMA with a transform. */
+/* File data is signed, and goes by RDMA with a transform. */
 #define SMBDIRECT_PROTECTION_SIGNED 1
-/* Encrypted; by RDMA with a transform. */
+/* File data is encrypted, and goes by RDMA with a transform. */
 #define SMBDIRECT_PROTECTION_ENCRYPTED 2
-/* Signed; in messages. */
+/* File data is signed, and goes in messages. */
 #define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
-/* Encrypted; in messages. */
+/* File data is encrypted, and goes in messages. */
 #define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
 
-/* grow.region, segment.region. */
-/* Messages to send. */
+/* Values of grow.region and segment.region. */
+/* The region for messages to send. */
 #define SMBDIRECT_REGION_SEND 1
-/* Data of RDMA READ and RDMA WRITE. */
+/* The region for data of RDMA READ and RDMA WRITE. */
 #define SMBDIRECT_REGION_BULK 2
-/* Received messages. */
+/* The region for received messages. */
 #define SMBDIRECT_REGION_RECEIVE 3
 
-/* submission.op. */
+/* Values of submission.op. */
 /*
- * Sends one SMB2 message: length bytes at place in SEND. With INVALIDATE in flags, it invalidates
- * token at the peer. Answered by SENT.
+ * Sends one SMB2 message, the length bytes at place in SEND. With INVALIDATE in flags, it
+ * invalidates token at the peer. The answer is SENT.
  */
 #define SMBDIRECT_OP_SEND_PDU 1
 /*
- * Reads length bytes of the peer's memory, which descriptors name, to place in BULK. Answered by
- * RDMA_DONE.
+ * Reads length bytes of the peer's memory, which descriptors name, to place in BULK. The answer
+ * is RDMA_DONE.
  */
 #define SMBDIRECT_OP_RDMA_READ 2
-/* Writes length bytes at place in BULK to the peer's memory. Answered by RDMA_DONE. */
+/* Writes the length bytes at place in BULK to the peer's memory. The answer is RDMA_DONE. */
 #define SMBDIRECT_OP_RDMA_WRITE 3
-/* Ends a connection gracefully: what was submitted before is sent first. DISCONNECTED follows. */
+/* Ends a connection gracefully: earlier submissions are sent first. DISCONNECTED follows. */
 #define SMBDIRECT_OP_DISCONNECT 4
 /*
  * Gives a connection to the worker that has registered client_guid (transfer_submission) or, if
- * that is 0, to the worker that claims the token in the answer, with a first message for it:
- * length bytes at place in SEND. Answered by TRANSFERRED; if its status is OK, the connection no
- * longer belongs to this worker.
+ * that is 0, to the worker that claims the token in the answer, with a first message for it: the
+ * length bytes at place in SEND. The answer is TRANSFERRED; if its status is OK, the connection
+ * no longer belongs to this worker.
  */
 #define SMBDIRECT_OP_TRANSFER 5
 /*
- * Gives the buffer of a received message back: its number is in place. conn is 0 except for the
- * queue.
+ * Gives the buffer of a received message back; its number is in place. In conn, only the queue's
+ * bits are set; the others are 0.
  */
 #define SMBDIRECT_OP_RECYCLE 6
 /*
- * The connection has a session: its client has logged in. A second one has no effect. A
+ * Says that the connection has a session: its client has logged in. A second one has no effect. A
  * connection that is transferred later stays authenticated.
  */
 #define SMBDIRECT_OP_AUTHENTICATED 7
 /*
- * Lends length bytes at place in BULK for the data of the next WRITE on this connection
- * (SMBDIRECT_FEATURE_FETCH_AHEAD). Answered by FETCHED.
+ * Lends the length bytes at place in BULK for the data of the next WRITE on this connection
+ * (SMBDIRECT_FEATURE_FETCH_AHEAD). The answer is FETCHED.
  */
 #define SMBDIRECT_OP_FETCH_AHEAD 8
 /*
- * Wants back what was lent with FETCH_AHEAD on this connection. If that is still unused, it is
- * answered now, with the status FLUSHED.
+ * Asks for the buffer back that FETCH_AHEAD lent on this connection. If it is still unused,
+ * FETCH_AHEAD is answered now, with the status FLUSHED.
  */
 #define SMBDIRECT_OP_RECALL 9
 
-/* submission.flags. */
-/* token is to be invalidated (SEND with Invalidate). */
+/* Values of submission.flags. */
+/* The message invalidates token at the peer (SEND with Invalidate). */
 #define SMBDIRECT_FLAGS_INVALIDATE 1
 
-/* completion.event. */
+/* Values of completion.event. */
 /* A connection belongs to this worker now. buffer holds a conn_info of length bytes; recycle it. */
 #define SMBDIRECT_EVENT_CONNECTION 1
 /* A message arrived: length bytes in buffer; recycle it. */
@@ -205,15 +213,16 @@
 #define SMBDIRECT_EVENT_SENT 3
 /* RDMA_READ or RDMA_WRITE ended: the data has arrived, or its memory is free. */
 #define SMBDIRECT_EVENT_RDMA_DONE 4
-/* The connection is gone; status says why. */
+/* The connection has ended; status says why. */
 #define SMBDIRECT_EVENT_DISCONNECTED 5
-/* TRANSFER ended; token is set if one was asked for. */
+/* TRANSFER ended; token is set if TRANSFER asked for one. */
 #define SMBDIRECT_EVENT_TRANSFERRED 6
 /*
- * FETCH_AHEAD ended. Status OK: length bytes were fetched for the WRITE in the connection's next
- * PDU, which follows at once. Otherwise nothing was, and the memory is free: BUSY if something is
- * lent on this connection already or a quarter of the queue's depth is under way, FLUSHED if it
- * was wanted back or the connection has ended, or why the fetch failed.
+ * FETCH_AHEAD ended. Status OK means that length bytes were fetched for the WRITE in the
+ * connection's next PDU, which follows at once. Otherwise nothing was fetched, and the memory is
+ * free: the status is BUSY if something is already lent on this connection or a quarter of the
+ * queue's depth is under way, FLUSHED if RECALL asked for the buffer or the connection has ended,
+ * or says why the fetch failed.
  */
 #define SMBDIRECT_EVENT_FETCHED 7
 
@@ -235,7 +244,7 @@
 #define SMBDIRECT_E_DETACHED 7
 /* not attached in the role for this call. */
 #define SMBDIRECT_E_NOT_ATTACHED 8
-/* no room now, wait for an event. */
+/* no room now: wait for an event. */
 #define SMBDIRECT_E_AGAIN 9
 /* the device has no memory for this. */
 #define SMBDIRECT_E_NO_MEMORY 10
@@ -253,7 +262,7 @@
 #define SMBDIRECT_E_DESCRIPTORS_TOO_SHORT 16
 /* not a well-formed SMB2 request. */
 #define SMBDIRECT_E_REQUEST 17
-/* the peer serves no RDMA READs. */
+/* the peer does not serve RDMA READs. */
 #define SMBDIRECT_E_NO_READS 18
 /* the token of the connection is unknown, used or expired. */
 #define SMBDIRECT_E_NO_TOKEN 19
@@ -294,88 +303,88 @@
  * directory.
  */
 #define SMBDIRECT_E_UNTRUSTED 36
-/* What every control message begins with. */
+/* The head of every control message. */
 struct smbdirect_control {
-	/* SMBDIRECT_KIND_*. */
+	/* One of SMBDIRECT_KIND_*. */
 	__u32 kind;
-	/* Bytes of the whole message. */
+	/* Length of the whole message, in bytes. */
 	__u32 length;
-	/* Chosen by the side that asks, and repeated in the answer. Not 0 in a request. */
+	/* A number that the side that asks chooses, and that the answer repeats. It is not 0 in a request. */
 	__u64 cookie;
 };
 
-/* A process presents itself. */
+/* The first message: a process asks to be attached. */
 struct smbdirect_attach {
-	/* The newest version that the process speaks. This field is here in every version. */
+	/* The newest version that the process speaks. Every version has this field in this place. */
 	__u32 version;
-	/* SMBDIRECT_ROLE_*. */
+	/* One of SMBDIRECT_ROLE_*. */
 	__u32 role;
-	/* For a worker: the token of the connection that it was forked for, or 0. */
+	/* For a worker, the token of the connection for which it was forked, or 0. */
 	__u8 token[16];
 	/* The oldest version that the process speaks. */
 	__u32 oldest_version;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* Its features, one bit each. Those that the device does not know are not used. */
+	/* Features of the process, one bit each. Those that the device does not know are not used. */
 	__u64 features;
 };
 
-/* Parameters that the listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects */
-/* the device's own value, and a larger value is reduced to that. */
+/* The listener sets parameters for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects the device's own */
+/* value, and a larger value is reduced to that. */
 struct smbdirect_set_parameters {
-	/* The most credits that a peer is granted. 1 to 65,535. */
+	/* Maximum number of credits that a peer is granted: 1 to 65,535. */
 	__u16 receive_credit_max;
-	/* Credits to request from peers. 1 to 65,535. */
+	/* Number of credits to request from peers: 1 to 65,535. */
 	__u16 send_credit_target;
-	/* Longest message to send, in bytes, header included. At least 128. */
+	/* Length of the longest message to send, in bytes, header included: at least 128. */
 	__u32 max_send_size;
-	/* Longest message to receive, in bytes, header included. At least 128. */
+	/* Length of the longest message to receive, in bytes, header included: at least 128. */
 	__u32 max_receive_size;
-	/* Longest upper-layer message to receive, in bytes. At least 131,072. */
+	/* Length of the longest upper-layer message to receive, in bytes: at least 131,072. */
 	__u32 max_fragmented_size;
 	/* Largest RDMA transfer, in bytes. */
 	__u32 max_read_write_size;
-	/* Milliseconds without a message from the peer after which it is asked for one. */
+	/* Milliseconds without a message from the peer after which the device asks it for one. */
 	__u32 keepalive_interval_ms;
-	/* The server's GUID: for a device that answers NEGOTIATE itself. */
+	/* The server's GUID, for a device that answers NEGOTIATE itself. */
 	__u8 server_guid[16];
 	/* Length in bytes of the NEGOTIATE response's security blob, which follows this structure. */
 	__u32 security_blob_length;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved[5];
 };
 
-/* The listener sets the server addresses that clients may use, in place of those that it or an */
-/* earlier listener set; count allowed_addresses follow. The device refuses new connections at other */
-/* addresses, ends existing ones, and leaves those addresses out of addresses. The list holds until */
-/* the next one, even after the listener has gone. Before the first, all addresses are allowed. */
+/* The listener sets the server addresses that clients may use, instead of those that it or an earlier listener set; */
+/* count allowed_addresses follow. The device refuses new connections to other addresses, ends existing ones, and */
+/* leaves those addresses out of addresses. The list stays in force until the next one, even after the listener has */
+/* gone. Before the first list, all addresses are allowed. */
 struct smbdirect_set_addresses {
-	/* At most MAX_ALLOWED_ADDRESSES; 0 with all. */
+	/* Number of addresses: at most MAX_ALLOWED_ADDRESSES, and 0 with all. */
 	__u32 count;
-	/* 0: only those that follow, and none if none follow. 1: all addresses. */
+	/* 0 allows only the addresses that follow, and none if none follow; 1 allows all addresses. */
 	__u32 all;
 };
 
 /* An address of the server that clients may use. Duplicates have no effect. */
 struct smbdirect_allowed_address {
-	/* The address of one host, not unspecified or multicast. IPv4 mapped into IPv6. */
+	/* The address of one host, not unspecified or multicast. IPv4 is mapped into IPv6. */
 	__u8 address[16];
-	/* Scope of link-local IPv6 addresses, not 0; 0 for all others. */
+	/* Scope ID of a link-local IPv6 address, not 0; 0 for all others. */
 	__u32 scope_id;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* The listener tells what smbd knows about a client, for the device's status and its readers. It changes nothing */
-/* that the device does. The device skips a note that it does not know. */
+/* The listener says what smbd knows about a client, so that the device's status can show it. A note does not change */
+/* what the device does. The device skips a note that it does not know. */
 struct smbdirect_client_note {
-	/* The client's address. IPv4 mapped into IPv6. */
+	/* The client's address. IPv4 is mapped into IPv6. */
 	__u8 address[16];
-	/* SMBDIRECT_NOTE_*. */
+	/* One of SMBDIRECT_NOTE_*. */
 	__u16 note;
 	/* The client's port, if the note is about one connection; otherwise 0. */
 	__u16 port;
-	/* What the note says. */
+	/* The note's value: see SMBDIRECT_NOTE_*. */
 	__u32 value;
 };
 
@@ -385,13 +394,13 @@ struct smbdirect_set_session_id {
 	__u64 session_id;
 	/* The ClientGuid of the client's NEGOTIATE requests. Not 0. */
 	__u8 client_guid[16];
-	/* 0: register. 1: remove (with session 0: the GUID and all its sessions). */
+	/* 0 registers; 1 removes, and with session 0 removes the GUID and all its sessions. */
 	__u32 remove;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* A worker wants the connection of a token. */
+/* A worker claims the connection of a token. */
 struct smbdirect_claim {
 	/* The token of an offer or a transfer. */
 	__u8 token[16];
@@ -407,75 +416,77 @@ struct smbdirect_decline {
 struct smbdirect_grow {
 	/* SMBDIRECT_REGION_SEND or SMBDIRECT_REGION_BULK. */
 	__u32 region;
-	/* The fewest units that the segment may have: 1 to region_shape.longest_run. */
+	/* Minimum number of units of the segment: 1 to region_shape.longest_run. */
 	__u32 units;
 };
 
-/* A worker no longer uses a segment, and has unmapped it. */
+/* A worker gives back a segment that it no longer uses and has unmapped. */
 struct smbdirect_release {
-	/* SMBDIRECT_REGION_*. */
+	/* One of SMBDIRECT_REGION_*. */
 	__u32 region;
 	/* For RECEIVE, its queue; otherwise 0. */
 	__u32 queue;
 	/* As in segment. */
 	__u32 number;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
 /* An observer asks for the status. */
 struct smbdirect_status_request {
-	/* 0. */
+	/* Must be 0. */
 	__u64 reserved;
 };
 
-/* An observer asks what has happened. */
+/* An observer asks for events. */
 struct smbdirect_events_request {
 	/* The number of the last event that it knows, or 0. */
 	__u64 after;
 };
 
-/* A region's segments and buffers: see SMBDIRECT_CRATE_shm::buffers::Shape. */
+/* The sizes of a region's segments and buffers. A segment consists of units, and a buffer consists of consecutive */
+/* units of one segment. */
 struct smbdirect_region_shape {
-	/* Bytes of a unit. */
+	/* Length of a unit, in bytes. */
 	__u32 unit_length;
-	/* Units of the longest segment: 1 to 65,536. */
+	/* Number of units in the longest segment: 1 to 65,536. */
 	__u32 units_per_segment;
-	/* Units of the longest buffer. */
+	/* Number of units in the longest buffer. */
 	__u32 longest_run;
-	/* Segments at a time: 1 to 65,536. */
+	/* Maximum number of segments at a time: 1 to 65,536. */
 	__u32 max_segments;
 };
 
 /* The memory that a worker may map over time. */
 struct smbdirect_mem_params {
-	/* SMBDIRECT_REGION_SEND. */
+	/* Shape of SMBDIRECT_REGION_SEND. */
 	struct smbdirect_region_shape send;
-	/* SMBDIRECT_REGION_BULK. */
+	/* Shape of SMBDIRECT_REGION_BULK. */
 	struct smbdirect_region_shape bulk;
-	/* SMBDIRECT_REGION_RECEIVE, of each queue. */
+	/* Shape of SMBDIRECT_REGION_RECEIVE, of each queue. */
 	struct smbdirect_region_shape receive;
-	/* Bytes that a worker may have in all regions together. */
+	/* Maximum number of bytes of a worker's memory in all regions together. */
 	__u64 limit;
-	/* 0. */
+	/* Must be 0. */
 	__u64 reserved;
 };
 
 /* The process is attached. */
 struct smbdirect_attached {
-	/* The version that is spoken from now on: one of those that attach named. */
+	/* The version that both sides speak from now on: one of those that attach named. */
 	__u32 version;
 	/* The device's number for this process. */
 	__u32 worker;
-	/* GET_MEM_PARAMS. */
+	/* The memory that the worker may map: the answer to GET_MEM_PARAMS. */
 	struct smbdirect_mem_params memory;
-	/* The most submissions of a queue that may be unanswered: the device leaves others in the ring until then. */
+	/* Maximum number of unanswered submissions of a queue: the device leaves further ones in the ring until it has */
+	/* answered some. */
 	__u32 submissions_outstanding;
 	/* Largest RDMA transfer, in bytes. */
 	__u32 max_read_write_size;
-	/* Those features named by attach that are used. */
+	/* The features named by attach that both sides use. */
 	__u64 features;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved[4];
 };
 
@@ -483,207 +494,207 @@ struct smbdirect_attached {
 struct smbdirect_reply {
 	/* A status as a number. */
 	__s32 status;
-	/* The kind of the request. */
+	/* Kind of the request. */
 	__u32 kind;
 };
 
-/* A segment, with its memory file. */
+/* The device shares a segment, with its memory file. */
 struct smbdirect_segment {
-	/* SMBDIRECT_REGION_*. */
+	/* One of SMBDIRECT_REGION_*. */
 	__u32 region;
 	/* For RECEIVE, its queue; otherwise 0. */
 	__u32 queue;
-	/* Its number, less than region_shape.max_segments. It is unique in SEND, in BULK, and in RECEIVE of */
+	/* The segment's number, less than region_shape.max_segments. It is unique in SEND, in BULK, and in RECEIVE of */
 	/* each queue. */
 	__u32 number;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* Its length in bytes: whole units, at most region_shape.units_per_segment of them. */
+	/* The segment's length in bytes: whole units, at most region_shape.units_per_segment of them. */
 	__u64 length;
 };
 
-/* The device wants a segment back. The worker gives out nothing in it from now on, and says release */
-/* once nothing in it is in use. In a segment of RECEIVE, nothing is in use by then. */
+/* The device asks for a segment back. The worker gives out nothing in it from now on, and sends release once */
+/* nothing in it is in use. In a segment of RECEIVE, nothing is in use when the device asks. */
 struct smbdirect_reclaim {
-	/* SMBDIRECT_REGION_*. */
+	/* One of SMBDIRECT_REGION_*. */
 	__u32 region;
 	/* For RECEIVE, its queue; otherwise 0. */
 	__u32 queue;
 	/* As in segment. */
 	__u32 number;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* A queue, with its memory file and the doorbell of its reactor. */
+/* The device shares a queue, with its memory file and the doorbell of its reactor. */
 struct smbdirect_queue {
-	/* Its number: the upper 16 bits of its connections' numbers. */
+	/* The queue's number: the upper 16 bits of its connections' numbers. */
 	__u32 queue;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* Bytes of the memory file. */
+	/* Length of the memory file, in bytes. */
 	__u64 length;
-	/* Where in it the completion ring begins: a multiple of 64. The submission ring is at 0. */
+	/* Offset of the completion ring in the memory file: a multiple of 64. The submission ring is at 0. */
 	__u64 completion_offset;
 };
 
-/* What is known about a connection. */
+/* A description of a connection. */
 struct smbdirect_conn_info {
-	/* Its number. */
+	/* The connection's number. */
 	__u64 conn;
-	/* The client's address; IPv4 mapped into IPv6. */
+	/* The client's address; IPv4 is mapped into IPv6. */
 	__u8 peer_address[16];
-	/* The server's address, at which the connection came in. */
+	/* The server's address to which the client connected. */
 	__u8 local_address[16];
 	/* The client's port. */
 	__u16 peer_port;
 	/* The server's port. */
 	__u16 local_port;
-	/* Scope of link-local addresses, or 0. */
+	/* Scope ID of a link-local address, or 0. */
 	__u32 scope_id;
-	/* The ClientGuid of its first request. */
+	/* The ClientGuid of the connection's first request. */
 	__u8 client_guid[16];
-	/* Longest upper-layer message to send, in bytes. */
+	/* Length of the longest upper-layer message to send, in bytes. */
 	__u32 max_fragmented_send_size;
-	/* Longest upper-layer message to receive, in bytes. */
+	/* Length of the longest upper-layer message to receive, in bytes. */
 	__u32 max_fragmented_receive_size;
 	/* Largest RDMA transfer, in bytes. */
 	__u32 max_read_write_size;
-	/* RDMA READs that the peer serves at a time, or 0. */
+	/* Number of RDMA READs that the peer serves at a time, or 0. */
 	__u32 initiator_depth;
-	/* Longest upper-layer message that the client reassembles, in bytes: the MaxFragmentedSize of its */
-	/* own negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and what */
+	/* Length of the longest upper-layer message that the client reassembles, in bytes: the MaxFragmentedSize of its */
+	/* own negotiate message ([MS-SMBD] 2.2.1). max_fragmented_send_size is the lesser of this and the length that */
 	/* fits into SEND. */
 	__u32 peer_max_fragmented_size;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved[7];
 };
 
-/* A connection without an owner: the worker that claims it first, within the time that the device */
+/* The device offers a connection without an owner: the worker that claims it first, within the time that the device */
 /* allows, gets it. */
 struct smbdirect_offer {
-	/* For attach or claim. */
+	/* The token of the connection, for attach or claim. */
 	__u8 token[16];
 	/* The connection. Only its owner can use its number. */
 	struct smbdirect_conn_info info;
 };
 
-/* Wakes a worker that announced that it sleeps: there is something in a queue. */
+/* The device wakes a worker that announced that it sleeps, because a queue has something for it. */
 struct smbdirect_wake {
-	/* 0. */
+	/* Must be 0. */
 	__u64 reserved;
 };
 
-/* The status of the device, or its events, with a memory file that holds json_length bytes of JSON. */
+/* The device reports its status, or its events, with a memory file that holds json_length bytes of JSON. */
 struct smbdirect_status_report {
-	/* Bytes of the memory file. */
+	/* Length of the memory file, in bytes. */
 	__u64 length;
-	/* Bytes of JSON at its start. */
+	/* Length of the JSON at its start, in bytes. */
 	__u64 json_length;
 };
 
-/* Where clients reach the device; count addresses follow. The device sends it to listeners and */
-/* workers before attached, and again whenever the list changes. */
+/* The device lists the addresses on which clients reach it; count addresses follow. It sends this to listeners */
+/* and workers before attached, and again whenever the list changes. */
 struct smbdirect_addresses {
-	/* At most MAX_ADDRESSES. */
+	/* Number of addresses: at most MAX_ADDRESSES. */
 	__u32 count;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* An address at which clients reach the device. */
+/* An address on which clients reach the device. */
 struct smbdirect_address {
-	/* IPv4 mapped into IPv6. */
+	/* The address. IPv4 is mapped into IPv6. */
 	__u8 address[16];
-	/* Bits per second of its interface. */
+	/* Speed of the address's interface, in bits per second. */
 	__u64 link_speed;
-	/* The system's index of its interface, or 0. */
+	/* The system's index of the address's interface, or 0. */
 	__u32 interface;
-	/* Scope of link-local addresses, or 0. */
+	/* Scope ID of a link-local address, or 0. */
 	__u32 scope_id;
-	/* Port. */
+	/* The port. */
 	__u16 port;
-	/* 0. */
+	/* Must be 0. */
 	__u16 reserved[3];
 };
 
 /* The last message: the device has ended the attachment. */
 struct smbdirect_detached {
-	/* Why: a status as a number. */
+	/* The reason, a status as a number. */
 	__s32 status;
-	/* If versions are the reason, the device's newest version, so that both sides can report it; otherwise 0. This */
-	/* message has this form in every version. */
+	/* The device's newest version, so that both sides can report it, if versions are the reason; otherwise 0. This */
+	/* message has the same form in every version. */
 	__u32 version;
 };
 
 /* An entry of a submission ring, except for TRANSFER. */
 struct smbdirect_submission {
-	/* SMBDIRECT_OP_*. */
+	/* One of SMBDIRECT_OP_*. */
 	__u32 op;
-	/* SMBDIRECT_FLAGS_*. */
+	/* A combination of SMBDIRECT_FLAGS_*. */
 	__u32 flags;
 	/* The connection. */
 	__u64 conn;
 	/* Chosen by the worker, and repeated in the completion. */
 	__u64 cookie;
-	/* A place; RECYCLE: a buffer number. */
+	/* A place, or for RECYCLE a buffer number. */
 	__u64 place;
-	/* Bytes. */
+	/* Length in bytes. */
 	__u32 length;
 	/* The token to invalidate at the peer, if flags says so. */
 	__u32 token;
-	/* Where in SEND the buffer descriptors are, 16 bytes each as on the wire. */
+	/* The place in SEND of the buffer descriptors, 16 bytes each as on the wire. */
 	__u64 descriptors;
 	/* Number of descriptors: 1 to 4095. */
 	__u32 descriptor_count;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved[3];
 };
 
-/* An entry of a submission ring: TRANSFER. */
+/* An entry of a submission ring for TRANSFER. */
 struct smbdirect_transfer_submission {
-	/* SMBDIRECT_OP_TRANSFER. */
+	/* Must be SMBDIRECT_OP_TRANSFER. */
 	__u32 op;
-	/* 0. */
+	/* Must be 0. */
 	__u32 flags;
 	/* The connection. */
 	__u64 conn;
 	/* Chosen by the worker, and repeated in the completion. */
 	__u64 cookie;
-	/* Where in SEND the new owner's first message is. */
+	/* The place in SEND of the new owner's first message. */
 	__u64 place;
 	/* Length of that message, or 0 if there is none. */
 	__u32 length;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 	/* The client GUID that the new owner has registered, or 0. */
 	__u8 client_guid[16];
-	/* 0. */
+	/* Must be 0. */
 	__u64 reserved2;
 };
 
 /* An entry of a completion ring. */
 struct smbdirect_completion {
-	/* SMBDIRECT_EVENT_*. */
+	/* One of SMBDIRECT_EVENT_*. */
 	__u32 event;
 	/* A status as a number. */
 	__s32 status;
 	/* The connection. */
 	__u64 conn;
-	/* As submitted, or 0. */
+	/* The cookie of the submission, or 0. */
 	__u64 cookie;
 	/* The number of a buffer in RECEIVE, or 0. */
 	__u64 buffer;
-	/* Bytes. */
+	/* Length in bytes. */
 	__u32 length;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* TRANSFERRED: the token, or 0. */
+	/* For TRANSFERRED, the token, or 0. */
 	__u8 token[16];
-	/* 0. */
+	/* Must be 0. */
 	__u64 reserved2;
 };
-/* A process presents itself. If status says that it could not attach, it may try again. */
+/* A process asks to be attached. If status says that it was not attached, it may try again. */
 struct smbdirect_attach_call {
 	/* The request. A listener and a worker need a file that is open for writing. */
 	struct smbdirect_attach attach;
@@ -691,7 +702,7 @@ struct smbdirect_attach_call {
 	struct smbdirect_attached attached;
 	/* Written: a status as a number. */
 	__s32 status;
-	/* Written: the device's newest version if versions are why it refuses, otherwise 0. */
+	/* Written: the device's newest version if it refuses because of versions, otherwise 0. */
 	__u32 version;
 };
 
@@ -699,11 +710,11 @@ struct smbdirect_attach_call {
 struct smbdirect_set_parameters_call {
 	/* The request. */
 	struct smbdirect_set_parameters parameters;
-	/* The address of the security blob, of as many bytes as parameters says. */
+	/* The address of the security blob; parameters has its length. */
 	__u64 security_blob;
 	/* Written: a status as a number. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
@@ -711,11 +722,11 @@ struct smbdirect_set_parameters_call {
 struct smbdirect_set_addresses_call {
 	/* The request. */
 	struct smbdirect_set_addresses set;
-	/* The address of as many allowed_addresses as set says. */
+	/* The address of an array of allowed_address; set has its length. */
 	__u64 addresses;
 	/* Written: a status as a number. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
@@ -725,19 +736,19 @@ struct smbdirect_set_session_id_call {
 	struct smbdirect_set_session_id session;
 	/* Written: a status as a number. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* A worker wants the connection of a token. */
+/* A worker claims the connection of a token. */
 struct smbdirect_claim_call {
-	/* Not 0: repeated in the answer if that comes later. */
+	/* A number, not 0, that the answer repeats if it comes later. */
 	__u64 cookie;
 	/* The request. */
 	struct smbdirect_claim claim;
 	/* Written: a status as a number, or SMBDIRECT_ANSWER_LATER. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
@@ -747,13 +758,13 @@ struct smbdirect_decline_call {
 	struct smbdirect_decline decline;
 	/* Written: a status as a number. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
 /* A worker needs one more segment. */
 struct smbdirect_grow_call {
-	/* Not 0: repeated in the answer if that comes later. */
+	/* A number, not 0, that the answer repeats if it comes later. */
 	__u64 cookie;
 	/* The request. */
 	struct smbdirect_grow grow;
@@ -761,193 +772,196 @@ struct smbdirect_grow_call {
 	struct smbdirect_segment segment;
 	/* Written: a status as a number, or SMBDIRECT_ANSWER_LATER. */
 	__s32 status;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* Reads events: whole control messages (control), one behind the other, each a multiple of */
-/* 8 bytes long, as many as there are and fit. */
+/* Reads events: consecutive whole control messages (control), each a multiple of 8 bytes */
+/* long, and as many as there are and fit. */
 struct smbdirect_get_events_call {
 	/* The address of a buffer. */
 	__u64 buffer;
-	/* Its bytes: at least MAX_CONTROL_LENGTH, so that any message fits. */
+	/* Length of the buffer in bytes: at least MAX_CONTROL_LENGTH, so that any */
+	/* message fits. */
 	__u32 length;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* Written: bytes of the messages. */
+	/* Written: the length of the messages, in bytes. */
 	__u32 filled;
-	/* Written: how many messages there are, and 0 if there are none now. */
+	/* Written: the number of messages, 0 if there are none now. */
 	__u32 count;
 };
 
 /* A worker submits entries that are not in a ring. The device takes those of the ring first. */
 struct smbdirect_submit_call {
-	/* The address of as many submissions or */
-	/* transfer_submissions as count says. */
+	/* The address of count entries, each a submission or a */
+	/* transfer_submission. */
 	__u64 submissions;
-	/* 1 to MAX_SUBMISSIONS. */
+	/* Number of entries: 1 to MAX_SUBMISSIONS. */
 	__u32 count;
 	/* The queue. */
 	__u32 queue;
-	/* Written: how many the device has taken: fewer, while there is no room for completions. */
+	/* Written: how many entries the device has taken, which is fewer than count while there is no room for */
+	/* completions. */
 	__u32 taken;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* A worker rings the bell of a queue, and any process asks what there is. */
+/* A worker rings the bell of a queue, or any process asks what there is to read. */
 struct smbdirect_enter_call {
 	/* The queue, or ALL_QUEUES. */
 	__u32 queue;
-	/* SMBDIRECT_ENTER_*. */
+	/* A combination of SMBDIRECT_ENTER_*. */
 	__u32 flags;
-	/* How long to sleep until ready is not 0, in nanoseconds; 0: not at all; FOREVER. Needs SMBDIRECT_ENTER_LOOK. */
+	/* Maximum time to sleep until ready is not 0, in nanoseconds: 0 means not to sleep, FOREVER without a limit. */
+	/* Needs SMBDIRECT_ENTER_LOOK. */
 	__u64 wait_ns;
-	/* Written: SMBDIRECT_READY_* with SMBDIRECT_ENTER_LOOK, otherwise 0. */
+	/* Written: a combination of SMBDIRECT_READY_* with SMBDIRECT_ENTER_LOOK, otherwise 0. */
 	__u32 ready;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
 };
 
-/* An observer asks for the status: records (status), one behind the other. */
+/* An observer asks for the status: consecutive records (status). */
 struct smbdirect_status_call {
 	/* The address of a buffer. */
 	__u64 buffer;
-	/* Its bytes. */
+	/* Length of the buffer, in bytes. */
 	__u32 length;
-	/* 0. */
+	/* Must be 0. */
 	__u32 reserved;
-	/* Written: bytes of the records; 0 if they do not all fit. */
+	/* Written: the length of the records, in bytes; 0 if they do not all fit. */
 	__u32 filled;
-	/* Written: how many bytes all records have, which may be more the next time. */
+	/* Written: the length of all records, in bytes, which may have grown by the next call. */
 	__u32 needed;
 };
 
-/* Where the device is, unless udev's rules say otherwise. */
+/* The path of the device, unless udev's rules change it. */
 #define SMBDIRECT_PATH "/dev/smbdirect"
 
-/* The type of all numbers, which no call in Linux's ioctl-number.rst has. */
+/* The type in the numbers of all calls, which no other call in Linux's ioctl-number.rst has. */
 #define SMBDIRECT_MAGIC 0xd5
 
-/* attach_call: of the same form in every version. */
+/* Takes attach_call, which has the same form in every version. */
 #define SMBDIRECT_ATTACH _IOWR(SMBDIRECT_MAGIC, 1, struct smbdirect_attach_call)
-/* No argument. Ends the attachment, even if a child of the process has a copy of the file. */
+/*
+ * Ends the attachment, even if a child of the process has a copy of the file. It has no argument.
+ */
 #define SMBDIRECT_DETACH _IO(SMBDIRECT_MAGIC, 2)
-/* set_parameters_call: SET_SMBD_PARAMETERS. */
+/* Takes set_parameters_call: SET_SMBD_PARAMETERS. */
 #define SMBDIRECT_SET_PARAMETERS _IOWR(SMBDIRECT_MAGIC, 3, struct smbdirect_set_parameters_call)
-/* set_addresses_call. */
+/* Takes set_addresses_call. */
 #define SMBDIRECT_SET_ADDRESSES _IOWR(SMBDIRECT_MAGIC, 4, struct smbdirect_set_addresses_call)
-/* set_session_id_call: SET_SMBD_SESSION_ID. */
+/* Takes set_session_id_call: SET_SMBD_SESSION_ID. */
 #define SMBDIRECT_SET_SESSION_ID _IOWR(SMBDIRECT_MAGIC, 5, struct smbdirect_set_session_id_call)
-/* claim_call. */
+/* Takes claim_call. */
 #define SMBDIRECT_CLAIM _IOWR(SMBDIRECT_MAGIC, 6, struct smbdirect_claim_call)
-/* decline_call. */
+/* Takes decline_call. */
 #define SMBDIRECT_DECLINE _IOWR(SMBDIRECT_MAGIC, 7, struct smbdirect_decline_call)
-/* mem_params, as attached had it: GET_MEM_PARAMS. */
+/* Writes mem_params, the same as in attached: GET_MEM_PARAMS. */
 #define SMBDIRECT_GET_MEM_PARAMS _IOR(SMBDIRECT_MAGIC, 8, struct smbdirect_mem_params)
-/* grow_call. */
+/* Takes grow_call. */
 #define SMBDIRECT_GROW _IOWR(SMBDIRECT_MAGIC, 9, struct smbdirect_grow_call)
-/* release. */
+/* Takes release. */
 #define SMBDIRECT_RELEASE _IOW(SMBDIRECT_MAGIC, 10, struct smbdirect_release)
-/* get_events_call: GET_SMBD_EVENT, except completions. */
+/* Takes get_events_call: GET_SMBD_EVENT, except completions. */
 #define SMBDIRECT_GET_EVENTS _IOWR(SMBDIRECT_MAGIC, 11, struct smbdirect_get_events_call)
-/* submit_call: SEND_PDU, RDMA_READ_WRITE and the others, without a ring. */
+/* Takes submit_call: SEND_PDU, RDMA_READ_WRITE and the others, without a ring. */
 #define SMBDIRECT_SUBMIT _IOWR(SMBDIRECT_MAGIC, 12, struct smbdirect_submit_call)
-/* enter_call: the same with a ring. */
+/* Takes enter_call: submits what is in a ring. */
 #define SMBDIRECT_ENTER _IOWR(SMBDIRECT_MAGIC, 13, struct smbdirect_enter_call)
-/* status_call. */
+/* Takes status_call. */
 #define SMBDIRECT_STATUS _IOWR(SMBDIRECT_MAGIC, 14, struct smbdirect_status_call)
 
-/* What is in status of an argument, besides the numbers of status. */
-/* The answer comes among the events, with the request's cookie: REPLY, or SEGMENT to GROW. */
+/* Values of status in an argument, besides the numbers of status. */
+/* The answer, REPLY or for GROW SEGMENT, comes as an event with the request's cookie. */
 #define SMBDIRECT_ANSWER_LATER (-1)
 
-/* enter_call.flags. */
-/* Also take what the network has completed, and say in ready what there is. */
+/* Values of enter_call.flags. */
+/* Also takes what the network has completed, and writes to ready what there is. */
 #define SMBDIRECT_ENTER_LOOK 1
 
-/* enter_call.ready. */
+/* Values of enter_call.ready. */
 /* There are events to read. */
 #define SMBDIRECT_READY_EVENTS 1
 /* There are completions in a ring. */
 #define SMBDIRECT_READY_COMPLETIONS 2
 
-/* enter_call.queue: all queues of the process, of which there may be none. */
+/* Value of enter_call.queue for all queues of the process, of which there may be none. */
 #define SMBDIRECT_ALL_QUEUES 0xffffffffU
 
-/* enter_call.wait_ns: without a limit. */
+/* Value of enter_call.wait_ns for a wait without a limit. */
 #define SMBDIRECT_FOREVER 0xffffffffffffffffULL
 
-/* The most entries of a submit_call. */
+/* Maximum number of entries of a submit_call. */
 #define SMBDIRECT_MAX_SUBMISSIONS 256
 
-/*
- * What of a process's memory can be mapped, besides SMBDIRECT_REGION_*: a queue, with its number.
- */
+/* Stands for queues in the offset for mmap, in place of a region of SMBDIRECT_REGION_*. */
 #define SMBDIRECT_MAP_QUEUE 4
-/* What each record begins with. */
+/* The head of each record. */
 struct smbdirect_status_head {
-	/* SMBDIRECT_RECORD_*. */
+	/* One of SMBDIRECT_RECORD_*. */
 	__u32 kind;
-	/* Bytes of the record, with this head. */
+	/* Length of the record in bytes, including this head. */
 	__u32 length;
 };
 
-/* The device, its limits, and what there is now. */
+/* The device, its limits, and its current numbers. */
 struct smbdirect_status_device {
 	/* The version of the module. */
 	char version[16];
 	/* The version of the interface: VERSION. */
 	__u32 interface;
-	/* SMBDIRECT_DEVICE_FLAGS_*. */
+	/* A combination of SMBDIRECT_DEVICE_FLAGS_*. */
 	__u32 flags;
-	/* How long the module has been loaded. */
+	/* Time since the module was loaded. */
 	__u64 uptime_ns;
-	/* The most connections. */
+	/* Maximum number of connections. */
 	__u32 max_connections;
-	/* The most connections that are offered to the listener at a time. */
+	/* Maximum number of connections that are offered to the listener at a time. */
 	__u32 max_undispatched;
-	/* The most connections without a session. */
+	/* Maximum number of connections without a session. */
 	__u32 max_unauthenticated;
-	/* The most workers. */
+	/* Maximum number of workers. */
 	__u32 max_workers;
-	/* The most sessions and clients of one worker. */
+	/* Maximum number of sessions and clients of one worker. */
 	__u32 max_sessions_of_worker;
-	/* Entries of a ring. */
+	/* Number of entries of a ring. */
 	__u32 queue_depth;
-	/* The most bytes of memory of one worker. */
+	/* Maximum number of bytes of memory of one worker. */
 	__u64 max_memory_of_worker;
-	/* The most bytes of memory of all workers. */
+	/* Maximum number of bytes of memory of all workers together. */
 	__u64 max_memory;
-	/* Connections that have negotiated. */
+	/* Number of connections that have negotiated. */
 	__u32 connections;
-	/* Those of them without an owner. */
+	/* Number of connections that have negotiated and have no owner. */
 	__u32 undispatched;
-	/* Those of them without a session. */
+	/* Number of connections that have negotiated and have no session. */
 	__u32 unauthenticated;
-	/* Tokens that may be claimed. */
+	/* Number of tokens that may be claimed. */
 	__u32 offered;
-	/* Client GUIDs that are registered. */
+	/* Number of client GUIDs that are registered. */
 	__u32 clients;
-	/* Sessions that are registered. */
+	/* Number of sessions that are registered. */
 	__u32 sessions;
-	/* Queues of all workers. */
+	/* Number of queues of all workers. */
 	__u32 queues;
-	/* Segments that are registered with connections, each counted once per connection. */
+	/* Number of segments that are registered with connections, each counted once per connection. */
 	__u32 registrations;
-	/* Bytes of memory of all workers. */
+	/* Number of bytes of memory of all workers. */
 	__u64 memory;
 };
 
 /* An address and a port. */
 struct smbdirect_status_socket_address {
-	/* IPv4 mapped into IPv6. */
+	/* The address. IPv4 is mapped into IPv6. */
 	__u8 address[16];
-	/* Scope of link-local addresses, or 0. */
+	/* Scope ID of a link-local address, or 0. */
 	__u32 scope_id;
-	/* Port. */
+	/* The port. */
 	__u16 port;
-	/* 0. */
+	/* Must be 0. */
 	__u16 reserved;
 };
 
@@ -955,97 +969,97 @@ struct smbdirect_status_socket_address {
 struct smbdirect_status_carried {
 	/* The fabric: verbs. */
 	char fabric[16];
-	/* Connections that negotiated. */
+	/* Number of connections that negotiated. */
 	__u64 connections;
-	/* Messages received. */
+	/* Number of messages received. */
 	__u64 messages_in;
-	/* Messages sent. */
+	/* Number of messages sent. */
 	__u64 messages_out;
 	/* Bytes of messages received. */
 	__u64 inline_bytes_in;
 	/* Bytes of messages sent. */
 	__u64 inline_bytes_out;
-	/* RDMA READs that brought all of their data. */
+	/* Number of RDMA READs that fetched all of their data. */
 	__u64 rdma_reads;
-	/* Bytes that RDMA READ brought. */
+	/* Bytes that RDMA READs fetched. */
 	__u64 rdma_read_bytes;
-	/* RDMA WRITEs that carried all of their data. */
+	/* Number of RDMA WRITEs that carried all of their data. */
 	__u64 rdma_writes;
-	/* Bytes that RDMA WRITE carried. */
+	/* Bytes that RDMA WRITEs carried. */
 	__u64 rdma_write_bytes;
-	/* Clients' tokens that messages invalidated. */
+	/* Number of clients' tokens that messages invalidated. */
 	__u64 invalidations_out;
-	/* How often a received fragment had to wait for its owner's memory. */
+	/* Number of times that a received fragment had to wait for memory of the connection's owner. */
 	__u64 buffer_waits;
 };
 
 /* A connection that has negotiated. */
 struct smbdirect_status_connection {
-	/* The number that its owner knows it by. */
+	/* The number by which its owner knows it. */
 	__u64 id;
 	/* The client's address. */
 	struct smbdirect_status_socket_address peer;
-	/* The address at which it came in. */
+	/* The server's address to which the client connected. */
 	struct smbdirect_status_socket_address local;
 	/* The fabric that carries it. */
 	char fabric[16];
 	/* fresh, offered, owned or ending. */
 	char state[16];
-	/* SMBDIRECT_CONNECTION_FLAGS_*. */
+	/* A combination of SMBDIRECT_CONNECTION_FLAGS_*. */
 	__u32 flags;
 	/* The worker that owns it. */
 	__u32 worker;
-	/* That worker's process. */
+	/* The system's number for that worker's process. */
 	__s32 pid;
-	/* Messages that may be sent to the client now. */
+	/* Number of messages that may be sent to the client now. */
 	__u16 send_credits;
-	/* Messages that the client may send now. */
+	/* Number of messages that the client may send now. */
 	__u16 receive_credits;
-	/* Receives that are posted. */
+	/* Number of receives that are posted. */
 	__u32 receives_posted;
-	/* Operations queued and not posted. */
+	/* Number of operations that are queued and not posted. */
 	__u32 queued;
 	/* Submissions that have not been answered. */
 	__u32 outstanding;
-	/* Received fragments that wait for the owner's memory. */
+	/* Number of received fragments that wait for memory of the owner. */
 	__u32 starved;
-	/* Time since it was accepted. */
+	/* Time since the connection was accepted. */
 	__u64 age_ns;
 	/* Bytes of messages received. */
 	__u64 inline_bytes_in;
 	/* Bytes of messages sent. */
 	__u64 inline_bytes_out;
-	/* Bytes that RDMA READ brought. */
+	/* Bytes that RDMA READs fetched. */
 	__u64 rdma_read_bytes;
-	/* Bytes that RDMA WRITE carried. */
+	/* Bytes that RDMA WRITEs carried. */
 	__u64 rdma_write_bytes;
-	/* Messages received. */
+	/* Number of messages received. */
 	__u64 messages_in;
-	/* Messages sent. */
+	/* Number of messages sent. */
 	__u64 messages_out;
-	/* The client's tokens that messages invalidated. */
+	/* Number of the client's tokens that messages invalidated. */
 	__u64 invalidations_out;
 };
 
 /* An attached process. */
 struct smbdirect_status_process {
-	/* The device's number for it. */
+	/* The device's number for the process. */
 	__u32 id;
-	/* The system's number for it, as the process that asks sees it, or 0. */
+	/* The system's number for the process, as the process that asks sees it, or 0. */
 	__s32 pid;
 	/* SMBDIRECT_ROLE_*. */
 	__u32 role;
-	/* SMBDIRECT_PROCESS_FLAGS_*. */
+	/* A combination of SMBDIRECT_PROCESS_FLAGS_*. */
 	__u32 flags;
-	/* Connections that it owns. */
+	/* Number of connections that the process owns. */
 	__u32 connections;
-	/* Sessions and clients that it has registered. */
+	/* Number of sessions and clients that the process has registered. */
 	__u32 sessions;
-	/* Segments of SEND. */
+	/* Number of segments of SEND. */
 	__u32 send_segments;
-	/* Segments of BULK. */
+	/* Number of segments of BULK. */
 	__u32 bulk_segments;
-	/* Bytes of all its memory. */
+	/* Number of bytes of the process's memory. */
 	__u64 memory;
 };
 
@@ -1055,17 +1069,17 @@ struct smbdirect_status_queue {
 	__u32 worker;
 	/* The queue's number. */
 	__u32 queue;
-	/* Connections. */
+	/* Number of connections that use the queue. */
 	__u32 connections;
-	/* Completions that found no room in the ring. */
+	/* Number of completions for which there was no room in the ring. */
 	__u32 overflow;
-	/* Completions in the ring. */
+	/* Number of completions in the ring. */
 	__u32 completions;
 	/* Submissions that have not been answered. */
 	__u32 outstanding;
-	/* Segments of RECEIVE. */
+	/* Number of segments of RECEIVE. */
 	__u32 receive_segments;
-	/* Units of RECEIVE in use. */
+	/* Number of units of RECEIVE in use. */
 	__u32 receive_units_used;
 };
 
@@ -1073,19 +1087,19 @@ struct smbdirect_status_queue {
 struct smbdirect_status_close {
 	/* The client's address. */
 	struct smbdirect_status_socket_address peer;
-	/* The address at which it came in. */
+	/* The server's address to which the client connected. */
 	struct smbdirect_status_socket_address local;
 	/* The fabric that carried it. */
 	char fabric[16];
 	/* The reason's name. */
 	char reason[48];
-	/* SMBDIRECT_CLOSE_FLAGS_*. */
+	/* A combination of SMBDIRECT_CLOSE_FLAGS_*. */
 	__u32 flags;
 	/* The worker that owned it. */
 	__u32 worker;
-	/* When it ended, counted from when the module was loaded. */
+	/* Time between the loading of the module and the end of the connection. */
 	__u64 at_ns;
-	/* How old it was. */
+	/* Time that the connection lasted. */
 	__u64 age_ns;
 	/* Bytes that came from the client, in messages and by RDMA READ. */
 	__u64 bytes_received;
@@ -1093,55 +1107,55 @@ struct smbdirect_status_close {
 	__u64 bytes_sent;
 };
 
-/* How often something happened. */
+/* A counter of something that happens. */
 struct smbdirect_status_counter {
-	/* What. */
+	/* The name of what happened. */
 	char name[48];
-	/* How often. */
+	/* How often it happened. */
 	__u64 count;
 };
 
-/* head.kind. */
-/* device. */
+/* Values of head.kind. */
+/* A record with a device. */
 #define SMBDIRECT_RECORD_DEVICE 1
-/* socket_address: where the device accepts connections. */
+/* A record with a socket_address on which the device accepts connections. */
 #define SMBDIRECT_RECORD_LISTEN 2
-/* address: where clients reach it, as in addresses. */
+/* A record with an address on which clients reach the device, as in addresses. */
 #define SMBDIRECT_RECORD_ADDRESS 3
-/* allowed_address, as the listener set them. */
+/* A record with an allowed_address that the listener has set. */
 #define SMBDIRECT_RECORD_ALLOWED 4
-/* carried. */
+/* A record with a carried. */
 #define SMBDIRECT_RECORD_CARRIED 5
-/* connection. */
+/* A record with a connection. */
 #define SMBDIRECT_RECORD_CONNECTION 6
-/* process. */
+/* A record with a process. */
 #define SMBDIRECT_RECORD_PROCESS 7
-/* queue. */
+/* A record with a queue. */
 #define SMBDIRECT_RECORD_QUEUE 8
-/* close, the oldest first. */
+/* A record with a close; the oldest comes first. */
 #define SMBDIRECT_RECORD_CLOSE 9
-/* counter. */
+/* A record with a counter. */
 #define SMBDIRECT_RECORD_COUNTER 10
 
-/* device.flags. */
-/* The device takes no more connections and processes. */
+/* Values of device.flags. */
+/* The device no longer accepts connections and processes. */
 #define SMBDIRECT_DEVICE_FLAGS_STOPPING 1
-/* The listener has set the addresses that clients may use: those of the records ALLOWED. */
+/* The listener has set the addresses that clients may use, and the records ALLOWED list them. */
 #define SMBDIRECT_DEVICE_FLAGS_RESTRICTED 2
 
-/* connection.flags. */
-/* A worker owns the connection: id, worker and pid count. */
+/* Values of connection.flags. */
+/* A worker owns the connection: id, worker and pid are valid. */
 #define SMBDIRECT_CONNECTION_FLAGS_OWNED 1
-/* It has a session. */
+/* The connection has a session. */
 #define SMBDIRECT_CONNECTION_FLAGS_AUTHENTICATED 2
 /* local is known. */
 #define SMBDIRECT_CONNECTION_FLAGS_LOCAL 4
 
-/* process.flags. */
-/* It attached with the token of a connection. */
+/* Values of process.flags. */
+/* The process attached with the token of a connection. */
 #define SMBDIRECT_PROCESS_FLAGS_INVITED 1
 
-/* close.flags. */
+/* Values of close.flags. */
 /* A worker owned the connection. */
 #define SMBDIRECT_CLOSE_FLAGS_OWNED 1
 /* local is known. */
