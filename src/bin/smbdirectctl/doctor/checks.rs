@@ -643,13 +643,11 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
             let ip = noted.address.parse::<IpAddr>();
             ip.is_ok_and(|ip| ip.to_canonical() == client.to_canonical())
         });
-        let (why, cure) = noted.map_or(
-            (
-                "none of the last connections was from this client".to_owned(),
-                ON_THE_CLIENT,
-            ),
-            why_tcp,
-        );
+        let unknown = || {
+            let why = "none of the last connections was from this client";
+            (why.to_owned(), ON_THE_CLIENT)
+        };
+        let (why, cure) = noted.map_or_else(unknown, why_tcp);
         let message = format!("{client} is not connected over SMB Direct: {why}");
         found.warn(CHECK, message, cure);
     }
