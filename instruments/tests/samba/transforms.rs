@@ -161,7 +161,10 @@ fn data_is_signed_only_with_an_algorithm_whose_signatures_are_none_of_messages()
             global: configured,
             ..Setup::default()
         });
-        assert_eq!(negotiate(&server, &[ids.clone()]), (ok, Some(vec![1, 2])));
+        assert_eq!(
+            negotiate(&server, std::slice::from_ref(&ids)),
+            (ok, Some(vec![1, 2]))
+        );
         for (algorithm, is_cmac) in algorithms {
             let signing = algorithm.map(|algorithm| context(8, &[1, 0, algorithm, 0]));
             let contexts: Vec<_> = signing.into_iter().chain([ids.clone()]).collect();
