@@ -13,12 +13,12 @@ mod tests;
 use std::collections::BTreeMap;
 
 use self::encode::Text;
-use super::status::{Carried, Status};
+use super::status::{Carried, ConnectionStatus, Status};
 
 /// The value of the `Content-Type` of an answer in this format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The states of a connection, as [`ConnectionStatus`](super::status::ConnectionStatus) names them: each has a series
+/// The states of a connection, as [`ConnectionStatus`] names them: each has a series
 /// even if no connection is in it.
 const STATES: [&str; 4] = ["fresh", "offered", "owned", "ending"];
 
@@ -282,40 +282,44 @@ fn of_fabrics(
 
 /// Adds what each connection has carried.
 fn each_connection(text: &mut Text, status: &Status) {
-    let labelled: Vec<_> = status
-        .connections
-        .iter()
-        .map(|connection| (connection.peer.to_string(), connection))
-        .collect();
-    let mut received = text.counter((
-        "smbdirect_connection_received_bytes_total",
-        "Bytes that came from the client of a connection, in messages and by RDMA READ.",
-    ));
-    for (peer, connection) in &labelled {
-        let labels = |via| {
-            [
+    of_connections(
+        text,
+        &status.connections,
+        (
+            "smbdirect_connection_received_bytes_total",
+            "Bytes that came from the client of a connection, in messages and by RDMA READ.",
+        ),
+        |connection| [connection.inline_bytes_in, connection.rdma_read_bytes],
+    );
+    of_connections(
+        text,
+        &status.connections,
+        (
+            "smbdirect_connection_sent_bytes_total",
+            "Bytes that went to the client of a connection, in messages and by RDMA WRITE.",
+        ),
+        |connection| [connection.inline_bytes_out, connection.rdma_write_bytes],
+    );
+}
+
+/// Adds a counter with two series for each connection: the bytes in messages, and by RDMA.
+fn of_connections(
+    text: &mut Text,
+    connections: &[ConnectionStatus],
+    name: (&str, &str),
+    bytes: fn(&ConnectionStatus) -> [u64; 2],
+) {
+    let mut family = text.counter(name);
+    for connection in connections {
+        let peer = connection.peer.to_string();
+        for (via, bytes) in ["message", "rdma"].into_iter().zip(bytes(connection)) {
+            let labels = [
                 ("fabric", connection.fabric.as_str()),
-                ("peer", peer),
+                ("peer", &peer),
                 ("via", via),
-            ]
-        };
-        received.sample(&labels("message"), connection.inline_bytes_in);
-        received.sample(&labels("rdma"), connection.rdma_read_bytes);
-    }
-    let mut sent = text.counter((
-        "smbdirect_connection_sent_bytes_total",
-        "Bytes that went to the client of a connection, in messages and by RDMA WRITE.",
-    ));
-    for (peer, connection) in &labelled {
-        let labels = |via| {
-            [
-                ("fabric", connection.fabric.as_str()),
-                ("peer", peer),
-                ("via", via),
-            ]
-        };
-        sent.sample(&labels("message"), connection.inline_bytes_out);
-        sent.sample(&labels("rdma"), connection.rdma_write_bytes);
+            ];
+            family.sample(&labels, bytes);
+        }
     }
 }
 

@@ -308,7 +308,8 @@ impl Device {
             )?,
             Some(_) => writeln!(
                 f,
-                "\nConnections, the busiest first (in, out: messages; read, written: RDMA; all in bytes per second)"
+                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, m data goes in\n\
+                 messages; in, out: messages; read, written: RDMA; all in bytes per second)"
             )?,
         }
         writeln!(
