@@ -35,7 +35,7 @@ def plan(options):
     for fabric in ("software", "siw", "rxe"):
         more = ["--gigabyte"] if fabric == "software" and options.largest >= 256 else []
         tests[fabric] = [HERE / "client.py", fabric, *where, *size, *more]
-        tests[f"{fabric}-failures"] = [HERE / "client.py", fabric, *where, "--failures", "--limit", 150]
+        tests[f"{fabric}-failures"] = [HERE / "client.py", fabric, *where, "--failures", "--limit", 240]
         if fabric != "software" and options.conformance:
             tests[f"{fabric}-conformance"] = [HERE / "conformance.py", fabric, options.conformance]
     if options.module:
