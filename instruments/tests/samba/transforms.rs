@@ -660,14 +660,16 @@ fn a_replayed_write_writes_the_same_again_and_nothing_else() {
     }
 }
 
-/// Sizes of WRITEs whose data smbd unprotects with and without a thread.
-const WITH_AND_WITHOUT_THREAD: [u32; 3] = [4096, 100_000, 1 << 20];
+/// Sizes and numbers of WRITEs whose data smbd unprotects without a thread, and with one: a large one, if it is not the
+/// only one.
+const WITH_AND_WITHOUT_THREAD: [(u32, usize); 4] =
+    [(4096, 1), (100_000, 1), (1 << 20, 1), (1 << 20, 2)];
 
 #[test]
 fn a_write_is_done_though_its_file_is_closed_behind_it() {
     let (server, _) = victim();
     for start in [encrypted, signed] {
-        for (n, size) in WITH_AND_WITHOUT_THREAD.into_iter().enumerate() {
+        for (n, (size, count)) in WITH_AND_WITHOUT_THREAD.into_iter().enumerate() {
             place(&server, "file", &[]);
             let mut one = start(&server);
             let data = pattern(size as usize, n as u64 + 20);
@@ -676,10 +678,15 @@ fn a_write_is_done_though_its_file_is_closed_behind_it() {
             let write = Write::transformed(one.file, 0, size, &transform, Channel::RdmaV1, &piece);
             let close = Request::close(one.client.tree, one.file).expect("a request");
             let direct = &mut one.client.direct;
-            let write = direct.send(&write.request(one.client.tree)).expect("sent");
+            let write = write.request(one.client.tree);
+            let writes: Vec<u64> = (0..count)
+                .map(|_| direct.send(&write).expect("sent"))
+                .collect();
             let close = direct.send(&close).expect("sent");
-            let written = direct.wait(write).and_then(|response| response.written());
-            assert_eq!(written.expect("a WRITE"), size);
+            for write in writes {
+                let written = direct.wait(write).and_then(|response| response.written());
+                assert_eq!(written.expect("a WRITE"), size);
+            }
             direct.wait(close).expect("a CLOSE");
             assert!(disk(&server, "file") == data, "{size} bytes");
         }
@@ -698,7 +705,7 @@ fn a_client_that_ends_behind_a_write_ends_nothing_else() {
     let (server, before) = victim();
     for end in ends {
         for start in [encrypted, signed] {
-            for size in WITH_AND_WITHOUT_THREAD {
+            for (size, count) in WITH_AND_WITHOUT_THREAD {
                 place(&server, "file", &before);
                 let mut one = start(&server);
                 let data = pattern(size as usize, 30);
@@ -706,14 +713,15 @@ fn a_client_that_ends_behind_a_write_ends_nothing_else() {
                 let piece = [from.descriptor()];
                 let file = one.file;
                 let write = Write::transformed(file, 0, size, &transform, Channel::RdmaV1, &piece);
-                let mut sent = vec![write.request(one.client.tree)];
+                let mut sent: Vec<Request> =
+                    (0..count).map(|_| write.request(one.client.tree)).collect();
                 sent.extend(end(&mut one.client));
                 let direct = &mut one.client.direct;
                 let sent: Vec<u64> = sent
                     .iter()
                     .map(|request| direct.send(request).expect("sent"))
                     .collect();
-                if sent.len() > 1 {
+                if sent.len() > count {
                     for id in sent {
                         direct.wait(id).expect("an answer");
                     }

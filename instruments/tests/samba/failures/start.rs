@@ -37,7 +37,7 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     // In the meantime the parent looks for the device again.
     std::thread::sleep(std::time::Duration::from_secs(12));
     tcp.echo().expect("an ECHO");
-    let said = lines(&server.log(), "no SMB Direct until");
+    let said = lines(&server.log(), "serving only TCP until the smbdirect device");
     assert_eq!(said.len(), 1, "{said:?}");
     let log = server.log();
     assert_eq!(log.matches("smbdirect_device").count(), 0, "{log}");
@@ -60,7 +60,7 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
     // smbd logs that again when the device is gone again.
     server.kill_device();
     wait_until("a second line", || {
-        lines(&server.log(), "no SMB Direct until").len() == 2
+        lines(&server.log(), "serving only TCP until the smbdirect device").len() == 2
     });
 }
 
@@ -105,7 +105,7 @@ fn a_device_of_another_version_is_said_also_after_there_was_none() {
             without_device: true,
             ..Setup::default()
         });
-        let said = || lines(&server.log(), "no SMB Direct until");
+        let said = || lines(&server.log(), "serving only TCP until the smbdirect device");
         assert_eq!(said().len(), 1);
         refuse_one(server.control_socket(), says);
         wait_until("the log names the versions and the cure", || {
@@ -129,7 +129,7 @@ fn a_second_smbd_at_a_device_says_that_there_is_another() {
         without_device: true,
         ..Setup::default()
     });
-    let said = || lines(&second.log(), "no SMB Direct until");
+    let said = || lines(&second.log(), "serving only TCP until the smbdirect device");
     wait_until("it says why", || !said().is_empty());
     let why = "another smbd is the listener of this device (is another smbd running with \
         \"smb direct = yes\"?)";
