@@ -243,9 +243,9 @@ pub type Numbered = Vec<Option<Arc<Segment>>>;
 /// The segments of SEND and BULK, the regions whose buffers the worker allocates itself.
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
-    /// The segments of SEND.
+    /// The SEND segments.
     pub send: Numbered,
-    /// The segments of BULK.
+    /// The BULK segments.
     pub bulk: Numbered,
 }
 
