@@ -149,7 +149,7 @@ pub enum CallFailed {
     /// [`FabricError::TooManyRegions`].
     #[error("too many memory regions")]
     TooManyRegions,
-    /// [`FabricError::Os`], with an `errno` value. Registering memory fails in this way if the limit on locked memory
+    /// [`FabricError::Os`], with an `errno` value. Registering memory fails in this way if the limit of locked memory
     /// is low.
     #[error("{}", OsError(*.0))]
     Os(i32),

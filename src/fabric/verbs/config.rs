@@ -49,7 +49,7 @@ impl Default for Config {
 }
 
 impl From<&iwarp::Config> for Config {
-    /// Takes the limits of a fabric in software.
+    /// Takes the limits of a software fabric.
     fn from(software: &iwarp::Config) -> Self {
         let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
         Self {
