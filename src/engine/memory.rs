@@ -72,8 +72,8 @@ impl Account {
         })
     }
 
-    /// Returns whether this account, with `bytes` more, would use no more than what would then be left of `total`, not
-    /// counting `spare`. If every account keeps to this, something is always left for the next one.
+    /// Returns whether this account, with `bytes` more, would use no more than it would leave of `total`, not counting
+    /// `spare`. If every account keeps to this, something is always left for the next one.
     #[must_use]
     pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);

@@ -69,7 +69,7 @@ impl<W: Worker> Queue<W> {
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: there is no memory, or no descriptor. [`Status::Detached`]: the worker has gone.
+    /// [`Status::System`]: there is no memory, or no file descriptor. [`Status::Detached`]: the worker has gone.
     /// [`Status::Again`]: the worker does not read.
     pub fn create(
         worker: &W,

@@ -27,7 +27,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Time within which posted work must be sent after [`Fabric::close`](crate::fabric::Fabric::close).
     pub drain_timeout: Duration,
-    /// Time within which the peer must then answer.
+    /// Time within which the peer must answer once the connection has ended here.
     pub linger_timeout: Duration,
 }
 

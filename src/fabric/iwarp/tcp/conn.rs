@@ -289,7 +289,7 @@ impl Conn {
         }
     }
 
-    /// Sends, receives, and sends the answers. Its errors are named as those of an established connection.
+    /// Sends, receives, and sends the answers. Errors are named as on an established connection.
     pub(super) fn transfer(
         &mut self,
         now: Instant,

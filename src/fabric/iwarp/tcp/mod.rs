@@ -78,7 +78,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Time within which posted work must be sent after [`Fabric::close`].
     pub drain_timeout: Duration,
-    /// Time within which the peer must then close, too.
+    /// Time within which the peer must close, too, once this side has shut down its half.
     pub linger_timeout: Duration,
 }
 
