@@ -4,9 +4,9 @@
 //! offered to the listener at a time.
 //!
 //! A *stranger* is a client without a session: any client that can reach the port. If there are too many strangers, or
-//! too many connections, the oldest stranger of the source that has most of them is ended, and the newcomer stays. So a
-//! client that logs in at once gets in, however many others do nothing. A source may have a quarter of the strangers
-//! and of all connections, unless it is a gateway that many clients share.
+//! too many connections, the source with the largest number of strangers loses its oldest one, and the newcomer stays.
+//! So a client that logs in at once gets in, however many others do nothing. A source may have a quarter of the
+//! strangers and of all connections, unless it is a gateway that many clients share.
 //!
 //! Offers are limited for the sake of the listener, which forks a process for each. A connection beyond
 //! that limit waits; when an offered one has found its owner, the next comes from the source with the
@@ -99,8 +99,8 @@ impl Admission {
         }
     }
 
-    /// Adds a new connection. If there are too many then, removes one and returns it, and the caller has to end it.
-    /// That is the newcomer itself only if no other stranger can be removed.
+    /// Adds a new connection. If there are now too many, removes one and returns it, and the caller has to end it. The
+    /// newcomer itself is removed only if no other stranger can be.
     pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
         self.connections.add(place, source);
         self.strangers.add(place, source);
@@ -135,8 +135,8 @@ impl Admission {
         }
     }
 
-    /// Adds a connection again that was removed, but got a session before it ended. There may then be one connection
-    /// too many, until the next one ends.
+    /// Adds again a connection that was removed, but got a session before it ended. So there may be one connection too
+    /// many until the next one ends.
     pub fn stays(&mut self, place: Place, source: Source) {
         self.connections.add(place, source);
     }

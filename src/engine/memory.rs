@@ -62,7 +62,7 @@ impl Account {
     pub fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
         let most = self.limit.saturating_sub(spare);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
-        // Relaxed is enough, because no other memory is read because of this number.
+        // Relaxed is enough, because no access to other memory depends on this number.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .ok()?;
@@ -72,8 +72,8 @@ impl Account {
         })
     }
 
-    /// Returns whether this account, with `bytes` more, would have no more than it leaves of `total`, not counting
-    /// `spare`. If accounts take no more than that, one after the other, something is always left for the next.
+    /// Returns whether this account, with `bytes` more, would use no more than it would leave of `total`, not counting
+    /// `spare`. If every account keeps to this, something is always left for the next one.
     #[must_use]
     pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);
@@ -108,9 +108,9 @@ impl Drop for Charge {
 /// The part of the total that is kept for workers that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// Bytes for the longest buffers of SEND and BULK of one worker.
+    /// Bytes for one worker's longest SEND buffer and longest BULK buffer.
     pub worker: u64,
-    /// Bytes for the longest buffer of RECEIVE in each shard.
+    /// Bytes for the longest RECEIVE buffer in each shard.
     pub received: u64,
 }
 
@@ -135,8 +135,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Makes a segment of `length` bytes, charged to the account of its worker and to the total, of which `spare` is
-    /// left. Also returns the pages that the worker maps, which `make` makes.
+    /// Makes a segment of `length` bytes, charged to the account of its worker and to the total, of which `spare` bytes
+    /// stay free. Also returns the pages that the worker maps; `make` makes them together with the memory.
     ///
     /// # Errors
     ///
@@ -189,9 +189,9 @@ impl Segment {
     }
 }
 
-/// Returns two lengths, in bytes, for the next segment of a region that has `segments` segments with `length` bytes
-/// together, and no room for `wanted` units: the length that it should have, so that the region doubles, and the length
-/// that it must have.
+/// Returns two lengths, in bytes, for the next segment of a region whose `segments` segments have `length` bytes
+/// together and no room for `wanted` units: the length that the new segment should have, so that the region doubles,
+/// and the length that it must have.
 #[must_use]
 pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: u32) -> [usize; 2] {
     let unit = shape.unit_length.max(1);
@@ -243,14 +243,14 @@ pub type Numbered = Vec<Option<Arc<Segment>>>;
 /// The segments of SEND and BULK, the regions whose buffers the worker allocates itself.
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
-    /// The segments of SEND.
+    /// The SEND segments.
     pub send: Numbered,
-    /// The segments of BULK.
+    /// The BULK segments.
     pub bulk: Numbered,
 }
 
 impl Segments {
-    /// Returns the segments of a region of `region::*`, if it is one of the two.
+    /// Returns the segments of the region with this `region::*` number, if it is SEND or BULK.
     #[must_use]
     pub fn of(&self, number: u32) -> Option<&Numbered> {
         match number {
@@ -269,7 +269,7 @@ impl Segments {
         }
     }
 
-    /// Returns the number of segments of a region of `region::*`, and their length in bytes.
+    /// Returns the number of segments of the region with this `region::*` number, and their total length in bytes.
     #[must_use]
     pub fn extent(&self, region: u32) -> (u32, u64) {
         let segments = self.of(region).into_iter().flatten().flatten();

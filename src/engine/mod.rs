@@ -11,7 +11,7 @@
 //! | [`pool`] | the memory for received messages |
 //! | [`queue`] | a worker's two rings, and what waits to go into the second |
 //! | [`reason`] | the status that tells a worker why something ended |
-//! | [`registry`] | which worker has a client, which connections exist, what happened |
+//! | [`registry`] | which worker has registered a client, which connections exist, what happened |
 //! | [`shard`] | connections that have one driver, and everything that happens to them |
 //! | [`submission`] | what a worker asks for: the entries of its ring, checked |
 //! | [`warnings`] | when the log says that a limit was reached |

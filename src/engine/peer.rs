@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Returns the role for a number of `abi::role::*`.
+    /// Returns the role with this `abi::role::*` number, or `None` if there is no such role.
     #[must_use]
     pub const fn of(number: u32) -> Option<Self> {
         match number {

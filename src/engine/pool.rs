@@ -16,10 +16,11 @@
 //!
 //! An arena keeps its messages while its worker does not take them, for example because the worker waits for a client
 //! that takes no responses. So beyond a small length an arena grows only while its worker has no more memory than it
-//! leaves to others; after that it gets just one more segment, for messages that are too long for all the others.
+//! leaves to others; after that it gets just one more segment, for messages that are too long for all its other
+//! segments.
 //!
 //! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the shortest
-//! one: no more messages are put into them, and the worker is asked to unmap them and says when it has.
+//! one: no more messages are put into them, and the worker is asked to unmap them and says when it has done so.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -60,7 +61,7 @@ pub enum Buffer {
     Heap {
         /// The message.
         bytes: Vec<u8>,
-        /// The charges for the bytes, kept for as long as them.
+        /// The charges for the bytes, kept for as long as the bytes.
         charges: Option<[Charge; 3]>,
     },
     /// The message is in the arena of a queue. The bytes stay mapped even if the arena goes.
@@ -84,10 +85,11 @@ impl Buffer {
     }
 }
 
-/// A connection that is known.
+/// The pool's record of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The queue that gets the connection's messages; `None` if there is none now, and a message is held.
+    /// The queue that gets the connection's messages; `None` while messages are held, so that no further one gets a
+    /// buffer.
     queue: Option<QueueId>,
     /// The connection has a session.
     authenticated: bool,
@@ -154,7 +156,7 @@ struct Held {
     holders: Box<[Option<Hold>]>,
 }
 
-/// What shares need to know about a message in a buffer.
+/// A message in a buffer, as far as shares depend on it.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     conn: ConnId,
@@ -172,7 +174,7 @@ pub struct Pool<W> {
     spare: u64,
     conns: ConnTable<Known>,
     arenas: SecondaryMap<QueueId, Arena<W>>,
-    /// A buffer was asked for, and there was none, in any arena.
+    /// A buffer of some arena was asked for, and there was none.
     wanting: bool,
     /// The total of all workers was used up, not the share of one worker or connection.
     short: bool,
@@ -183,7 +185,7 @@ pub struct Pool<W> {
 
 impl<W: Worker> Pool<W> {
     /// Makes a pool without arenas. Arenas will have this shape. Their memory counts in `total`, and the pool leaves
-    /// `spare` bytes of that to others.
+    /// `spare` bytes of the total to others.
     #[must_use]
     pub fn new(shape: RegionShape, total: Arc<Account>, spare: u64) -> Self {
         Self {
@@ -199,7 +201,7 @@ impl<W: Worker> Pool<W> {
         }
     }
 
-    /// Makes the arena of a queue, which has no memory yet.
+    /// Makes the arena of a queue, without any memory yet.
     pub fn add(&mut self, queue: QueueId, number: u32, worker: &W) -> Result<(), BadShape> {
         let arena = Arena {
             worker: worker.clone(),
@@ -237,7 +239,7 @@ impl<W: Worker> Pool<W> {
         }
     }
 
-    /// Puts the messages of a connection into no arena from now on.
+    /// Stops putting the messages of a connection into an arena.
     pub fn hold(&mut self, conn: ConnId) {
         if let Some(known) = self.conns.get_or_default(conn) {
             known.queue = None;

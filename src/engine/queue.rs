@@ -38,9 +38,9 @@ pub struct Queue<W: Worker> {
     pub bell: W::Bell,
     /// How often the bell has rung.
     pub rings: u32,
-    /// Completions that the ring has not taken yet. Their number is bounded: each answers one of the few
-    /// submissions that can be outstanding, or holds one of the buffers of RECEIVE, or is the end of a
-    /// connection, which held such a buffer at its beginning.
+    /// Completions that the ring has not taken yet. Their number is bounded. Each answers one of the few submissions
+    /// that can be outstanding, or holds a RECEIVE buffer, or reports the end of a connection; there are no more ends
+    /// than connections, and each connection needed a RECEIVE buffer to begin.
     pending: VecDeque<Entry>,
     /// One of the completions has to wake the worker.
     awaited: bool,
@@ -69,7 +69,7 @@ impl<W: Worker> Queue<W> {
     ///
     /// # Errors
     ///
-    /// [`Status::System`]: there is no memory, or no descriptor. [`Status::Detached`]: the worker has gone.
+    /// [`Status::System`]: there is no memory, or no file descriptor. [`Status::Detached`]: the worker has gone.
     /// [`Status::Again`]: the worker does not read.
     pub fn create(
         worker: &W,
@@ -154,8 +154,8 @@ impl<W: Worker> Queue<W> {
         Ok(self.conns.get(&number).copied())
     }
 
-    /// Copies submissions to the start of `entries`, and returns how many. It does not copy any while the worker does
-    /// not take completions.
+    /// Copies submissions to the start of `entries`, and returns how many. Copies none while the worker does not take
+    /// completions.
     #[inline]
     pub fn take(&mut self, entries: &mut [Entry]) -> Result<usize, RingCorrupt> {
         let room = self.depth.saturating_sub(self.outstanding) as usize;
@@ -185,8 +185,8 @@ impl<W: Worker> Queue<W> {
         self.pending.push_back(transmute!(completion));
     }
 
-    /// Puts completions into the ring; returns `true` if the ring took any. Completions for which a worker hardly waits
-    /// do not wake it, but set `wake_at`.
+    /// Puts completions into the ring; returns `true` if the ring took any. Completions for which a worker rarely waits
+    /// (successful SENTs) do not wake it, but set `wake_at`.
     #[inline]
     pub fn flush(&mut self, now: Instant) -> Result<bool, RingCorrupt> {
         let mut done = 0;
@@ -221,7 +221,7 @@ impl<W: Worker> Queue<W> {
         self.completions.wake()
     }
 
-    /// Announces that this side will not look at the rings before its bell rings; returns `false` if there is something
+    /// Announces that this side will not look at the rings until its bell rings; returns `false` if there is something
     /// to look at. The worker need not ring when it gives received messages back, unless the arena needs their room
     /// (`is_wanting`).
     pub fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
@@ -262,7 +262,8 @@ impl<W: Worker> Queue<W> {
         &self.segments
     }
 
-    /// Returns the segment of a region of `region::*` that contains the bytes of a piece, and their offset in it.
+    /// Returns the segment that contains the bytes of a piece, in the region with this `region::*` number, and their
+    /// offset in that segment.
     #[inline]
     pub fn find(&mut self, region: u32, piece: Piece) -> Result<(&Arc<Segment>, u32), Violation> {
         self.look_at_segments();
@@ -406,7 +407,7 @@ mod tests {
         assert_eq!(scene.taken().len(), DEPTH as usize);
         assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
         assert_eq!(scene.queue.take(&mut taken), Ok(1));
-        // Nor may there be more than the limit of outstanding ones.
+        // Nor is any taken while the limit of outstanding submissions is reached.
         scene.queue.outstanding = DEPTH;
         assert_eq!(scene.submissions.push(&[entry]), Ok(1));
         assert_eq!(scene.queue.take(&mut taken), Ok(0));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Records which processes are attached, which of them has a client, what waits for an owner, and what happened.
+//! Records which processes are attached, which of them has registered a client, which connections wait for an owner,
+//! and what happened.
 //!
 //! A connection comes here when it begins, changes hands and ends, but messages, RDMA operations and completions never
 //! do. A registry that is shared is protected by a lock, which is never held across anything that waits.
@@ -57,12 +58,12 @@ pub struct Close {
     pub bytes_sent: u64,
 }
 
-/// What connections have carried.
+/// The number of connections, and their traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
     /// How many connections there were.
     pub connections: u64,
-    /// What they carried.
+    /// Their traffic.
     pub traffic: Traffic,
 }
 
@@ -104,7 +105,7 @@ pub struct Registry<P> {
     refused: BTreeMap<&'static str, u64>,
     /// Decides when to warn about limits.
     pub warnings: Warnings,
-    /// What the shards that have ended carried, by fabric.
+    /// The connections and traffic of shards that have ended, by fabric.
     carried: BTreeMap<&'static str, Carried>,
 }
 
@@ -301,7 +302,7 @@ impl<P: Peer> Registry<P> {
         self.processes.get(&client.process).cloned()
     }
 
-    /// Counts a new connection. If there are too many then, returns the one that has to end, which may be the new one.
+    /// Counts a new connection. If there are now too many, returns the one that has to end, which may be the new one.
     pub fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
@@ -309,7 +310,7 @@ impl<P: Peer> Registry<P> {
         self.admission.admit(place, peer.into())
     }
 
-    /// Counts a connection again that had to end, but has got a session in the meantime.
+    /// Counts again a connection that had to end, but has got a session in the meantime.
     pub fn stays(&mut self, place: Place, peer: SocketAddr) {
         self.admission.stays(place, peer.into());
     }
@@ -365,12 +366,12 @@ impl<P: Peer> Registry<P> {
         self.tokens.insert(token, place);
     }
 
-    /// Returns the connection of a token, and uses the token up.
+    /// Returns the connection that a token names, and uses the token up.
     pub fn claim(&mut self, token: &Token) -> Option<Place> {
         self.tokens.remove(token)
     }
 
-    /// Adds one to the counter of this name.
+    /// Adds one to the counter with this name.
     pub fn count(&mut self, name: &'static str) {
         *self.counters.entry(name).or_default() += 1;
     }
@@ -381,7 +382,7 @@ impl<P: Peer> Registry<P> {
         *self.refused.entry(status.name()).or_default() += 1;
     }
 
-    /// Returns what those shards of a fabric that have ended carried.
+    /// Returns the connections and traffic of a fabric's shards that have ended.
     pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
         self.carried.entry(fabric).or_default()
     }
@@ -410,7 +411,7 @@ impl<P: Peer> Registry<P> {
         &self.refused
     }
 
-    /// Returns the last ends of connections, the oldest first.
+    /// Returns the connections that ended last, the oldest first.
     pub fn closes(&self) -> impl Iterator<Item = &Close> {
         self.closes.iter()
     }

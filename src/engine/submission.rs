@@ -25,7 +25,7 @@ pub enum Violation {
     /// The queue never had a connection with that number.
     #[error("connection {0:#x} does not belong to this worker")]
     Connection(u64),
-    /// The bytes do not lie in memory of the worker.
+    /// The bytes do not lie in the worker's memory.
     #[error("{length} bytes at place {place:#x} do not lie in its memory")]
     OutOfBounds {
         /// The [`Place`] at which they begin.
@@ -90,14 +90,14 @@ pub enum Request {
     Read {
         /// The memory into which the data goes.
         sink: Piece,
-        /// The place of the data in the client's memory.
+        /// Where the data is in the client's memory.
         descriptors: Descriptors,
     },
     /// Writes to the client's memory by RDMA.
     Write {
         /// The data.
         source: Piece,
-        /// The place for the data in the client's memory.
+        /// Where the data goes in the client's memory.
         descriptors: Descriptors,
     },
     /// Lends memory for the data of the next WRITE.

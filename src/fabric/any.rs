@@ -113,8 +113,8 @@ impl From<Verbs> for AnyFabric {
 }
 
 impl AnyFabric {
-    /// Makes a fabric for connections to `address`, with the limits in `config`. If there is no `kind`, it is that of
-    /// an RDMA device if this side reaches `address` through one, and software otherwise.
+    /// Makes a fabric for connections to `address`, with the limits in `config`. If `kind` is `None`, uses verbs if
+    /// this side reaches `address` through an RDMA device, and software otherwise.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl AnyFabric {
         self.fabric.connections()
     }
 
-    /// Returns which fabric it is.
+    /// Returns the kind of the fabric.
     #[must_use]
     pub const fn kind(&self) -> FabricKind {
         self.kind
@@ -148,7 +148,7 @@ fn kind_towards(address: SocketAddr) -> FabricKind {
     let device = source.map(verbs::device_of);
     match device {
         Ok(Ok(Some(_))) => FabricKind::Verbs,
-        // If something is wrong, an error appears when software connects.
+        // If something is wrong, the error appears when the software fabric connects.
         _ => FabricKind::Software,
     }
 }

@@ -3,10 +3,10 @@
 //! [`Fault`]: adds the faults of a network, and a capture file, to any other fabric.
 //!
 //! Events come late, a connection is cut at a chosen operation, or a chosen completion fails. A test checks that the
-//! layers above survive this, reproducibly from a seed, in the time that `poll` is
-//! given. Events of the fabric below are held until they are due; faults are applied to an event
-//! when it is released. So an owner may learn late that a connection has ended: until then, the work that
-//! it posts is accepted and flushed, as with every fabric.
+//! layers above survive this. The faults are reproducible from a seed, and time is whatever the test passes to `poll`.
+//! Events of the fabric below are held until they are due; faults are applied to an event when it is released. So an
+//! owner may learn late that a connection has ended: until then, the work that it posts is accepted and flushed, as
+//! with every fabric.
 //!
 //! It must never break the trait's promises: each posted request completes once, events of a
 //! connection keep their order, and nothing succeeds after a failure.
@@ -34,20 +34,20 @@ use crate::units::{Instant, RemoteToken};
 pub enum Cut {
     /// The connection ends in an orderly way, after the operation: the peer sees [`CloseReason::Peer`].
     Close,
-    /// The connection ends at once: nothing that was not reported yet succeeds, here or, if it is in the same fabric,
-    /// at the other end. Both ends see [`CloseReason::Injected`].
+    /// The connection ends at once: everything not yet reported fails, here and, if the other end is in the same
+    /// fabric, there too. Both ends see [`CloseReason::Injected`].
     Reset,
 }
 
 /// The faults to inject. By default there are none.
 ///
-/// Operations and completions are counted over all connections from 1, so that a test which tries
-/// every number in turn meets every operation of both ends.
+/// Operations and completions are numbered from 1 across all connections, so a test that tries each number in turn hits
+/// every operation of both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// The seed: the same seed gives the same faults.
     pub seed: u64,
-    /// Each event comes up to this much later, but never before an earlier one of its connection.
+    /// Each event is delayed by up to this much, but never comes before an earlier one of its connection.
     pub delay: Duration,
     /// The connection is cut at this operation, the n-th successful post.
     pub cut: Option<(u64, Cut)>,
@@ -83,8 +83,7 @@ pub struct Fault<F> {
     conns: HashMap<ConnId, Conn>,
     /// Connections that are connecting, in the order of the calls.
     connecting: Vec<(ConnId, SocketAddr)>,
-    /// Events that the owner does not know yet, by the time at which they are due, then in order of
-    /// arrival.
+    /// Events that the owner has not been given yet, keyed by due time and then by order of arrival.
     held: BTreeMap<(Instant, u64), Event>,
     arrived: u64,
     operations: u64,
@@ -93,7 +92,7 @@ pub struct Fault<F> {
     scratch: Vec<Event>,
 }
 
-/// A connection whose owner does not know yet that it has ended.
+/// A connection, until its owner is told that it has ended.
 #[derive(Debug, Default)]
 struct Conn {
     /// When its latest event is released.
@@ -138,10 +137,10 @@ impl<F: Fabric> Fault<F> {
         &self.inner
     }
 
-    /// Writes each operation of the connections made from now on to a capture file, as the iWARP frames that it would
-    /// be on a wire: each connection is a TCP stream with MPA's handshake, and each packet holds one FPDU with a CRC.
-    /// If both ends are in this fabric, each operation is captured once. If only one is, the peer's RDMA operations are
-    /// missing, because nothing here sees them.
+    /// Writes each operation of the connections made from now on to a capture file, as the iWARP frames that would
+    /// carry it on a wire: each connection is a TCP stream with MPA's handshake, and each packet holds one FPDU with a
+    /// CRC. If both ends are in this fabric, each operation is captured once. If only one is, the peer's RDMA
+    /// operations are missing, because nothing here sees them.
     ///
     /// SENDs and RDMA WRITEs are written when posted, the responses to READs when they complete,
     /// all with the time of the latest `poll`. The first error of the writer ends the capture.
@@ -164,7 +163,7 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// Returns the connection, if its owner does not know yet that it takes no more work.
+    /// Returns the connection if it has ended below, and its owner has neither been told nor closed it.
     fn unknowing(&mut self, conn: ConnId) -> Option<&mut Conn> {
         self.conns
             .get_mut(&conn)
@@ -450,7 +449,7 @@ impl<F: Fabric> Fabric for Fault<F> {
         access: Access,
     ) -> Result<Region, FabricError> {
         if self.unknowing(conn).is_some() {
-            // Work that uses it is flushed.
+            // A placeholder: all work that names this region is flushed.
             let remote = RemoteAddress {
                 token: RemoteToken(0),
                 address: 0,

@@ -9,7 +9,7 @@ use core::net::{IpAddr, SocketAddr};
 /// Addresses of this side that peers may connect to.
 ///
 /// An IPv4 address and its IPv4-mapped IPv6 form are the same address. Link-local IPv6 addresses are the same only if
-/// their scopes are; other addresses have no scope.
+/// their scopes are the same, too; other addresses have no scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalAddresses {
     /// Peers may connect to all addresses.
@@ -80,8 +80,8 @@ impl LocalAddresses {
         }
     }
 
-    /// Returns the same for a connection. If the system does not know its address, it is admitted only if all addresses
-    /// are.
+    /// Returns the same for a connection. If the system does not know the connection's address, the connection is
+    /// admitted only if all addresses are.
     #[must_use]
     pub fn admit_conn(&self, address: Option<SocketAddr>) -> bool {
         match address {

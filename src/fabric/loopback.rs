@@ -460,7 +460,7 @@ impl Fabric for Loopback {
             sink,
             source,
         });
-        // If the two ends agreed on no READs, they wait until the connection ends.
+        // If the two ends agreed on no READs, a posted READ waits until the connection ends.
         if first && reader.limits.initiator_depth > 0 {
             self.reading.push(conn);
         }

@@ -2,10 +2,9 @@
 
 //! Fabrics, which move bytes between two hosts, and into registered memory.
 //!
-//! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to the things that SMB
-//! Direct needs: reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE, and
-//! send-with-invalidate. Posted work ends in exactly one completion; nothing here blocks.
-//! The fabric does not know SMB.
+//! A [`Fabric`] is what verbs calls a device with its connection manager, reduced to the things that SMB Direct needs:
+//! reliable connections, SENDs into posted receives, RDMA READ and RDMA WRITE, and send-with-invalidate. Each posted
+//! work request ends in exactly one completion; nothing here blocks. The fabric does not know SMB.
 //!
 //! | fabric | how it moves bytes |
 //! |---|---|
@@ -14,8 +13,8 @@
 //! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (through rdma-core, if it is installed) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
-//! Each of them passes the same conformance suite (`tests/conformance`), which defines the meaning of this trait.
-//! `pcap` writes capture files of the operations that `fault` sees, or of real streams.
+//! Each of them passes the same conformance suite (`tests/conformance`), which defines the meaning of the trait. `pcap`
+//! writes capture files of the operations that `fault` sees, or of real streams.
 
 use crate::units::RemoteToken;
 
@@ -94,7 +93,7 @@ pub struct WrId(pub u64);
 pub struct RemoteAddress {
     /// The peer's token (rkey, STag).
     pub token: RemoteToken,
-    /// The address within it: `Offset` of a buffer descriptor, tagged offset of iWARP.
+    /// The address within the token's region: the `Offset` of a buffer descriptor, or the tagged offset of iWARP.
     pub address: u64,
 }
 

@@ -139,7 +139,7 @@ impl<W: Write> PcapWriter<W> {
         Ok(())
     }
 
-    /// Ends one direction, in which nothing more goes afterwards.
+    /// Ends one direction; nothing more goes in it afterwards.
     pub fn close(
         &mut self,
         stream: StreamId,

@@ -3,11 +3,11 @@
 //! Keeps track of connections of unknown peers: the source of each, and which is dropped when there are too many.
 //!
 //! Any host that reaches a port can open such connections, so their number is limited, in total and for each source. A
-//! newcomer is always admitted: if there are then too many, the oldest connection of the source with the largest number
-//! is dropped. A client that does its part at once is no longer counted here when it would be the oldest, however
-//! many others do nothing.
+//! newcomer is always admitted: if there are now too many, the oldest connection of the source with the largest number
+//! of connections is dropped. A client that does its part at once stops counting here before it can become the oldest,
+//! however many others do nothing.
 //!
-//! Only this module defines a source. Each stage of a connection that has such limits counts with it.
+//! Only this module defines a source. Each stage of a connection that has such limits counts sources with it.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::cmp::Reverse;
@@ -88,7 +88,7 @@ impl<K: Copy + Ord> Sources<K> {
         self.places.contains_key(key)
     }
 
-    /// Adds the youngest connection.
+    /// Adds a connection, which is now the youngest.
     pub(crate) fn add(&mut self, key: K, source: Source) {
         self.remove(&key);
         self.last += 1;
@@ -106,7 +106,7 @@ impl<K: Copy + Ord> Sources<K> {
         true
     }
 
-    /// Adds a connection. If there are then too many, removes the one that has to be dropped and returns it.
+    /// Adds a connection. If there are now too many, removes the one that has to be dropped and returns it.
     pub(crate) fn admit(&mut self, key: K, source: Source, limits: Limits) -> Option<(K, Limit)> {
         self.add(key, source);
         let (victim, limit) = if self.of(source) > limits.per_source {
@@ -127,7 +127,7 @@ impl<K: Copy + Ord> Sources<K> {
         Some(*key)
     }
 
-    /// Returns the oldest connection of the source with the largest number.
+    /// Returns the oldest connection of the source with the largest number of connections.
     pub(crate) fn oldest_of_greediest(&self) -> Option<K> {
         let (_, _, source) = self.ranks.last()?;
         self.oldest_of(*source)

@@ -5,8 +5,7 @@
 //!
 //! The table owns a handle of each memory, so code that finds a region has its memory, and code that does not find it
 //! has nothing. The memory that a work request names is looked up when it is posted, and again each time its bytes
-//! move: a region that was deregistered in between is not found, and neither is another one that has its number by
-//! then.
+//! move: a region that was deregistered in between is not found, and neither is a later region with the same number.
 //!
 //! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection. A region is found by
 //! its [`RegionId`] without a search, and by its token with a linear search, because a connection has few regions.
@@ -65,7 +64,7 @@ pub enum AccessFault {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot<M> {
-    /// Number of registrations under this number.
+    /// Number of registrations so far under this slot's number.
     generation: u32,
     /// The memory, while it is registered.
     memory: Option<M>,
@@ -93,7 +92,7 @@ impl<M> Regions<M> {
     }
 
     /// Registers `length` bytes of `memory` under the name `remote`. Returns `None` if there is no room, or if the
-    /// token or the addresses cannot be used, which another random `remote` cures.
+    /// token or the addresses cannot be used; another random `remote` cures that.
     pub fn register(
         &mut self,
         memory: M,
@@ -241,7 +240,7 @@ mod tests {
         address: 0x1000,
     };
 
-    /// Makes a table with one region, the handle of whose memory is 1.
+    /// Makes a table with one region, whose memory has the handle 1.
     fn one(access: Access) -> (Regions<u8>, RegionId) {
         let mut regions = Regions::new(2);
         let region = regions.register(1, 100, access, REMOTE).unwrap();

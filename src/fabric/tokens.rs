@@ -11,8 +11,8 @@ use crate::units::RemoteToken;
 /// Maximum number of attempts to find a free random token.
 const TRIES: usize = 8;
 
-/// Registers `memory`. A peer must know only the token to reach it, so the token comes straight from the system, and
-/// not from a generator whose state others could learn.
+/// Registers `memory`. A peer that knows the token can reach the memory, so the token comes straight from the system,
+/// and not from a generator whose state others could learn.
 pub(super) fn register(
     regions: &mut Regions<Memory>,
     memory: &Memory,

@@ -25,8 +25,8 @@ slotmap::new_key_type! {
 pub struct ReadLimits {
     /// Number of the peer's RDMA READs that this side serves at a time (IRD; `responder_resources`).
     pub responder_resources: u16,
-    /// Number of RDMA READs that this side has outstanding at a time (ORD; `initiator_depth`). More may be posted,
-    /// which wait in the fabric.
+    /// Number of RDMA READs that this side has outstanding at a time (ORD; `initiator_depth`). Further READs may be
+    /// posted; they wait in the fabric.
     pub initiator_depth: u16,
 }
 
@@ -69,8 +69,7 @@ pub enum Work {
     Read,
 }
 
-/// When bytes of posted work last moved on a connection, if the fabric sees more of that than completions;
-/// [`Instant::ZERO`] if it does not.
+/// When bytes of posted work last moved on a connection; [`Instant::ZERO`] if the fabric sees only completions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// SENDs and RDMA WRITEs: when the network last took bytes.
@@ -417,7 +416,7 @@ pub trait Fabric {
     /// Makes progress without waiting and appends what happened to `events`.
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError>;
 
-    /// Returns the latest time at which `poll` must be called, even if nothing happens; `None` means only after an
-    /// event. A time in the past means at once.
+    /// Returns the latest time at which `poll` must be called, even if nothing happens. `None`: call it only after an
+    /// event. A time in the past: call it at once.
     fn poll_timeout(&self) -> Option<Instant>;
 }

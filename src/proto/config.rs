@@ -17,7 +17,7 @@ use crate::wire::{MIN_MAX_FRAGMENTED_SIZE, MIN_MAX_RECEIVE_SIZE};
 pub const NEGOTIATE_RECEIVE_SIZE: u32 = 512;
 
 /// The slowest network, in bytes per second, on which a long message arrives in time: a message gets one second for
-/// each so many bytes, in addition to [`Config::message_timeout`].
+/// each `SLOWEST_RATE` bytes, in addition to [`Config::message_timeout`].
 pub const SLOWEST_RATE: u32 = 64 << 10;
 
 /// The values with which one side negotiates ([MS-SMBD] 3.1.1.1).
@@ -45,7 +45,8 @@ pub struct Config {
     pub negotiation_timeout: Duration,
     /// Time without a message from the peer after which this side asks for one.
     pub idle_timeout: Duration,
-    /// Time within which the peer must then send one, unless it cannot because this side lacks receives.
+    /// Time within which the peer must send a message once it has been asked, unless it cannot because this side lacks
+    /// receives.
     pub keepalive_timeout: Duration,
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
@@ -176,37 +177,37 @@ pub struct Negotiated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum ConfigError {
-    /// 0.
+    /// The value is 0.
     #[error("receive_credit_max must be at least 1")]
     ReceiveCreditMax,
-    /// 0.
+    /// The value is 0.
     #[error("send_credit_target must be at least 1")]
     SendCreditTarget,
-    /// Below [`MIN_MAX_RECEIVE_SIZE`].
+    /// The value is below [`MIN_MAX_RECEIVE_SIZE`].
     #[error("max_send_size must be at least 128 bytes")]
     MaxSendSize,
-    /// Below [`MIN_MAX_RECEIVE_SIZE`].
+    /// The value is below [`MIN_MAX_RECEIVE_SIZE`].
     #[error("max_receive_size must be at least 128 bytes")]
     MaxReceiveSize,
-    /// Below [`MIN_MAX_FRAGMENTED_SIZE`].
+    /// The value is below [`MIN_MAX_FRAGMENTED_SIZE`].
     #[error("max_fragmented_size must be at least 131,072 bytes")]
     MaxFragmentedSize,
-    /// 0.
+    /// The value is 0.
     #[error("max_read_write_size must be at least 1 byte")]
     MaxReadWriteSize,
-    /// 0.
+    /// The value is 0.
     #[error("negotiation_timeout must not be zero")]
     NegotiationTimeout,
-    /// 0.
+    /// The value is 0.
     #[error("idle_timeout must not be zero")]
     IdleTimeout,
-    /// 0.
+    /// The value is 0.
     #[error("keepalive_timeout must not be zero")]
     KeepaliveTimeout,
-    /// 0.
+    /// The value is 0.
     #[error("credit_timeout must not be zero")]
     CreditTimeout,
-    /// 0.
+    /// The value is 0.
     #[error("message_timeout must not be zero")]
     MessageTimeout,
 }

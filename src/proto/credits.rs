@@ -27,7 +27,7 @@ pub(super) struct Ledger {
     send: u16,
     /// Number of receives that the owner has reported as posted and that no message has used.
     posted: u16,
-    /// How many of the `posted` receives have been granted to the peer, which may send so many messages.
+    /// How many of the `posted` receives have been granted to the peer, which may send that many messages.
     granted: u16,
     /// How many credits the peer asks for; 0 until it has asked.
     requested: u16,
@@ -74,8 +74,8 @@ impl Ledger {
     }
 
     /// Returns how many receives are missing: up to the number that the peer asks for, and at least one that is not
-    /// granted, the reserve. The peer may hold more than it asks for, since it may have asked for more before; without
-    /// the reserve, the last send credit could not be spent then.
+    /// granted, the reserve. The peer may hold more than it asks for, since it may have asked for more before; then the
+    /// last send credit could not be spent without the reserve.
     pub(super) fn wanted(&self) -> u16 {
         let target = match self.requested {
             0 => 1,
@@ -99,8 +99,8 @@ impl Ledger {
         self.requested.min(self.max).max(MIN_RECEIVES)
     }
 
-    /// Takes note of receives that were posted. Any beyond the maximum do not count: they are never granted. The limit
-    /// is not the number wanted now, since that may have shrunk after the owner was told to post them.
+    /// Takes note of receives that were posted. Receives beyond the maximum do not count: they are never granted. The
+    /// limit is not the number wanted now, since that may have shrunk after the owner was told to post them.
     pub(super) fn add_posted(&mut self, count: u16) {
         self.posted = self.posted.saturating_add(count).min(self.max);
     }
@@ -139,7 +139,7 @@ impl Ledger {
 
     /// Returns how many credits the next message grants; `None` if it must wait for a send credit, or, if it would
     /// spend the last one, for a receive to grant. The peer gets no more than its allowance, unless the last send
-    /// credit demands it.
+    /// credit requires more.
     pub(super) fn next_grant(&self) -> Option<u16> {
         let untold = self.posted.saturating_sub(self.granted);
         let room = self.allowance().saturating_sub(self.granted);

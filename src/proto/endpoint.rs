@@ -165,15 +165,15 @@ impl Endpoint {
         }
     }
 
-    /// Limits the receives that this side posts, and so grants, from now on to `max`, for an owner that does not trust
-    /// every peer with the configured maximum from the start. Credits that were granted stay granted.
+    /// From now on, limits the receives that this side posts, and so grants, to `max`. This is for an owner that does
+    /// not trust every peer with the configured maximum from the start. Credits that were granted stay granted.
     pub fn set_receive_credit_max(&mut self, max: Credits) {
         self.credits.set_max(max.0);
     }
 
     /// Takes note that `count` receives of [`Endpoint::receive_size`] bytes are posted, which may be granted from now
-    /// on. A receive that was posted before the endpoint existed counts, too. More than were wanted may be posted, but
-    /// they are not granted beyond the configured maximum.
+    /// on. A receive that was posted before the endpoint existed counts, too. More may be posted than were wanted, but
+    /// those beyond the configured maximum are not granted.
     pub fn handle_receives_posted(&mut self, count: u16) {
         self.credits.add_posted(count);
     }
@@ -197,8 +197,8 @@ impl Endpoint {
     }
 
     /// Handles a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`], or all if it is shorter: an
-    /// owner copies so many out of memory that others may write. The payload belongs to the owner, and is never looked
-    /// at here.
+    /// owner copies that many out of memory that others may write. The payload belongs to the owner, and is never
+    /// looked at here.
     ///
     /// # Errors
     ///
@@ -220,7 +220,7 @@ impl Endpoint {
             Phase::AwaitRequest => self.handle_request(head),
             Phase::AwaitResponse => self.handle_response(now, head),
             Phase::Respond { .. } | Phase::Refuse | Phase::Request => Err(ProtocolError::OutOfTurn),
-            // The peer sent it before it could know, so this is a race and not an error.
+            // The peer sent the message before it could know of the close, so this is a race and not an error.
             Phase::Closed => Ok(Received::Credits),
         };
         result.inspect_err(|_| self.phase = Phase::Closed)
@@ -250,14 +250,14 @@ impl Endpoint {
         }
     }
 
-    /// Begins to send an upper-layer message of `length` bytes. The owner keeps them until the SENDs of all its
-    /// transmits have completed. The last of these invalidates `invalidate`, a token of the peer: its memory stays
-    /// accessible while the fragments arrive, but not after the message is complete, so that the peer never sees the
-    /// one without the other.
+    /// Begins to send an upper-layer message of `length` bytes. The owner keeps the bytes until the SENDs of all
+    /// transmits of the message have completed. The last SEND invalidates `invalidate`, a token of the peer: the
+    /// token's memory stays accessible while the fragments arrive, but not once the message is complete, so that the
+    /// peer never sees one without the other.
     ///
     /// # Errors
     ///
-    /// Every [`SendError`]; nothing has then changed.
+    /// Every [`SendError`]; in that case, nothing has changed.
     pub fn start_message(
         &mut self,
         length: u32,

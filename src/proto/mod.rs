@@ -32,13 +32,14 @@
 //! 4. arms its timer with `poll_timeout`.
 //!
 //! Messages must be handed to `handle_message` in the order of arrival, each exactly once. On any
-//! `Err(`[`ProtocolError`]`)` the owner ends the connection at once; the endpoint is closed then. A SEND or a receive
-//! that fails ends the connection, too: RDMA works in no other way, so there is nothing to report to the endpoint.
+//! `Err(`[`ProtocolError`]`)` the owner ends the connection at once; the endpoint is already closed. A SEND or a
+//! receive that fails ends the connection, too: RDMA works in no other way, so there is nothing to report to the
+//! endpoint.
 //!
 //! Time is a monotonic [`Instant`](crate::units::Instant) that comes in as an argument; it must not run backwards from
-//! one call to the next. If a timer is served late, there is no other harm: the peer always gets its full time.
-//! Messages that have arrived are handed over before `handle_timeout` is called, or a late owner takes its own lateness
-//! for the peer's silence.
+//! one call to the next. A timer that is served late does no further harm: the peer always gets its full time. Messages
+//! that have arrived must be handed over before `handle_timeout` is called; otherwise a late owner takes its own
+//! lateness for the peer's silence.
 //!
 //! # States
 //!
@@ -94,17 +95,17 @@
 //! are posted even if it asks for fewer credits; only the negotiate response grants no more than was asked for.
 //! Otherwise the peer is granted no more than it asks for with its latest message, or those four.
 //!
-//! The negotiate response grants the initiator its first credits, everything posted up to what was requested. The
-//! acceptor has no credits until the initiator's first message, which therefore always grants some and is sent at once,
-//! empty if necessary.
+//! The negotiate response grants the initiator its first credits: everything posted, up to the number that it
+//! requested. The acceptor has no credits until the initiator's first message, which therefore always grants some and
+//! is sent at once, empty if necessary.
 //!
 //! An owner may lack memory for receives as long as it likes: the peer runs out of credits, but its silence does not
-//! end the connection, since it may not send. The endpoint still sends keepalives, so that the peer does not give up
-//! this side. Only the owner decides whether such a connection continues.
+//! end the connection, since the peer may not send. The endpoint still sends keepalives, so that the peer does not give
+//! up this side. Only the owner decides whether such a connection continues.
 //!
 //! A receive must not depend on a SEND: an owner that frees memory for receives only when a message has gone out can
-//! stand still with its last send credit. And it must have memory for two receives at a time, sooner or later: with one
-//! on each side, the only credit would travel back and forth in empty messages.
+//! stand still with its last send credit. And sooner or later the owner must have memory for two receives at a time:
+//! with one on each side, the only credit would travel back and forth in empty messages.
 //!
 //! # Fragments
 //!
@@ -166,8 +167,8 @@ impl Transmit {
             .unwrap_or(&self.header)
     }
 
-    /// Makes a message of the first `length` of these at most 32 bytes, and nothing else. The number of bytes is a
-    /// constant, so the copy takes only a few moves.
+    /// Makes a message that consists only of the first `length` of `bytes`, which are at most 32. The number of bytes
+    /// is a constant, so the copy takes only a few moves.
     #[inline]
     fn bare<const N: usize>(bytes: &[u8; N], length: usize) -> Self {
         let mut header = [0; 32];

@@ -33,7 +33,7 @@ impl Reassembly {
     }
 
     /// Takes a fragment of `data_length` bytes, after which, according to the peer, `remaining_data_length` bytes are
-    /// to come; not both are 0. The whole message may have up to `max_fragmented_size` bytes.
+    /// to come; at least one of the two numbers is not 0. The whole message may have up to `max_fragmented_size` bytes.
     pub(super) fn take(
         &mut self,
         data_length: u32,

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use crate::units::Instant;
 
-/// The current meaning of the timer of the connection's liveness.
+/// The current meaning of the connection's liveness timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
     /// The negotiation must be complete.
@@ -37,7 +37,7 @@ pub(super) struct Timers {
     pub(super) liveness: Liveness,
     /// The deadline itself.
     pub(super) deadline: Instant,
-    /// When a message will have waited too long for send credits, if one waits.
+    /// The time by which send credits must come, if a message waits for them.
     pub(super) credits: Option<Instant>,
     /// The time of the message in reassembly, if there is one.
     pub(super) message: Option<MessageTime>,

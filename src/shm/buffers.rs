@@ -20,12 +20,12 @@
 //! Single units are refused only when all are in use.
 //!
 //! A [`Buffer`] is a number that may go to the other process and come back. It names the segment, the first unit and a
-//! generation. The generation changes each time a unit is given out, even if the unit lies in a later segment of the
+//! generation. The generation changes each time a unit is given out, even if the unit lies in a later segment with the
 //! same number, so a number that is made up, or comes back twice, differs from one that is in use.
 //!
 //! Buffers of one size, such as those for the messages of a connection, have a longest run of one unit:
 //! [`Shape::slots`]. There is no second allocator. This module must never wait, and never grow by itself: a new segment
-//! is of no use until the other process has mapped it, which its owner has to arrange.
+//! is of no use until the other process has mapped it, and the owner of the buffers has to arrange that.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -186,7 +186,7 @@ pub enum AddError {
     #[error("segment {0} exists already")]
     Taken(u32),
     /// The segment does not consist of whole units, or is longer than the shape allows.
-    #[error("a segment of {found} bytes: must be whole units, at most {longest} bytes")]
+    #[error("a segment of {found} bytes is not in whole units, or exceeds {longest} bytes")]
     WrongLength {
         /// Number of bytes of the longest segment.
         longest: usize,
@@ -242,7 +242,7 @@ pub struct Buffers {
     open: Vec<u32>,
 }
 
-/// The state of the segments with one number.
+/// The state of the segments that have had the same number.
 #[derive(Debug, Default)]
 struct Slot {
     segment: Option<Segment>,
@@ -388,7 +388,7 @@ impl Buffers {
         self.slots.iter().filter_map(|slot| slot.segment.as_ref())
     }
 
-    /// Allocates a buffer of at least `length` bytes. It still holds the data that an earlier owner left in it.
+    /// Allocates a buffer of at least `length` bytes. The buffer still holds the data that an earlier owner left in it.
     ///
     /// # Errors
     ///
@@ -506,7 +506,8 @@ struct Units {
 struct Start {
     /// Number of units of the run that begins here now, or 0.
     count: u32,
-    /// The generation of the last run that began here, or in an earlier segment of the same number; 0 only if none has.
+    /// The generation of the last run that began here, or in an earlier segment with the same number; 0 only if none
+    /// has.
     generation: u32,
 }
 
@@ -529,7 +530,7 @@ impl Units {
         self.starts.len() as u32 - self.free
     }
 
-    /// Returns the last generation that was given out, of units that began with `first`.
+    /// Returns the last generation that was given out, if all units began with the generation `first`.
     fn last_generation(&self, first: u32) -> u32 {
         let generations = self.starts.iter().map(|start| start.generation);
         let last = generations.max_by_key(|generation| generation.wrapping_sub(first));
@@ -567,7 +568,7 @@ impl Units {
         }
     }
 
-    /// Returns the first of the first `count` units that are free in a row.
+    /// Returns the first unit of the first `count` free units in a row.
     fn find(&self, count: u32) -> Option<u32> {
         if count > self.free {
             return None;

@@ -98,7 +98,7 @@ impl RingMemory {
     ///
     /// # Errors
     ///
-    /// `capacity` is not a capacity, or such a ring does not fit.
+    /// A ring cannot have this `capacity`, or such a ring does not fit.
     pub fn create(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
         let ring = Self::new(memory, capacity)?;
         // Nothing else reads it yet: the message that announces the memory to the other side also publishes this.
@@ -126,7 +126,7 @@ impl RingMemory {
     ///
     /// The error says what is wrong with the ring, whose capacity is read once, and has to fit into the memory.
     pub fn open(memory: &Memory) -> Result<Self, NoRing> {
-        // This is a ring of one entry, for which any ring has room, to read the constants.
+        // To read the constants, this treats the memory as a ring of one entry, for which any ring has room.
         let ring = Self::new(memory, 1)?;
         let word = |offset| ring.word(offset, |word| word.load(Ordering::Relaxed));
         let magic = offset_of!(Constants, magic);

@@ -39,7 +39,7 @@
 //! reused, so a side rings only once for an announcement, and not with every push until the sleeper runs again.
 //!
 //! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): entries that a producer pushes quietly
-//! then do not wake it, until something else does, or the producer decides that it is time.
+//! then do not wake it. Something else wakes the consumer later, or the producer does when it decides that it is time.
 //!
 //! A sleeping word that lies can do this:
 //!
@@ -160,7 +160,8 @@ impl<D: Doorbell> Producer<D> {
         self.fill(entries, None)
     }
 
-    /// Fills entries, and wakes the consumer if `wakes` says so; with `Some(false)`, unless it sleeps deeply.
+    /// Fills entries, and wakes the consumer unless `wakes` is `None`; with `Some(false)`, only if it does not sleep
+    /// deeply.
     fn fill(&mut self, entries: &[Entry], wakes: Option<bool>) -> Result<usize, RingCorrupt> {
         let count = self.0.begin(entries.len())?;
         let mut index = self.0.own;

@@ -10,9 +10,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// One of the two ends of a pair of doorbells: it rings the bell of the other end, and waits for its own.
 ///
-/// What an [`EventFd`](super::EventFd) does for two threads, this does for two processes, one of which may want the
-/// other to hang. It is a socket, and each call itself says that it must not wait, so nothing that the other process
-/// does to its end can make a call here wait. It also shows when the other process has gone.
+/// An [`EventFd`](super::EventFd) is for two threads; this is for two processes, one of which may want the other to
+/// hang. It is a socket, and each call itself says that it must not wait, so nothing that the other process does to its
+/// end can make a call here wait. It also shows when the other process has gone.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 

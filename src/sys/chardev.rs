@@ -12,7 +12,7 @@ use memmap2::MmapOptions;
 
 use super::Memory;
 
-/// The place in an argument where a call names the memory of the process that it reads or writes.
+/// The fields of an argument in which a call names memory of its process, for the device to read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferField {
     /// Offset of the address, which has 8 bytes.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory files that two processes map, sealed so that neither can pull them away from the other.
+//! Memory files that two processes map, sealed so that neither process can change their size.
 //!
 //! If a process touches a page of a mapping after the end of its file, it gets SIGBUS, which ends it. So a file that
 //! another process also holds may never be mapped before its size is fixed for ever: a [`Memfd`] exists only for such a

@@ -128,7 +128,7 @@ impl Memory {
         }
     }
 
-    /// Makes memory of a whole mapping.
+    /// Makes memory from a whole mapping.
     #[cfg(feature = "std")]
     #[must_use]
     pub fn from_map(map: MmapRaw) -> Self {
@@ -140,7 +140,7 @@ impl Memory {
         }
     }
 
-    /// Bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.length

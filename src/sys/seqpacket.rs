@@ -181,14 +181,14 @@ impl SeqSocket {
             result => result,
         };
         let message = message.map_err(io::Error::from)?;
-        // They are taken before any check: every return after this drops, and so closes, them.
+        // The descriptors are taken before any check: every return after this drops them, and so closes them.
         let mut descriptors = Vec::new();
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = part {
                 descriptors.extend(received);
             }
         }
-        // Both are possible: alignment may leave room for more of them than intended.
+        // Both are possible: alignment may leave room for more descriptors than intended.
         if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
             return Err(ReceiveError::TooManyDescriptors);
         }
@@ -384,7 +384,7 @@ mod tests {
         let file = std::fs::metadata(&path).unwrap();
         assert!(file.file_type().is_socket());
         assert_eq!(file.mode() & 0o777, 0o600);
-        assert!(SeqListener::bind(&path).is_err(), "somebody listens there");
+        assert!(SeqListener::bind(&path).is_err(), "another listens there");
         assert_eq!(
             listener.accept().unwrap_err().kind(),
             io::ErrorKind::WouldBlock

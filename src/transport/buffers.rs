@@ -12,9 +12,9 @@ pub trait MessageBuffers {
     /// A buffer, which is lost if it is dropped without [`release`](Self::release).
     type Buffer;
 
-    /// Returns a buffer for a message of `length` bytes, from 1 to `max_fragmented_size`, as the peer announced it.
-    /// After `None`, the message waits, and the peer's credits with it, until `Transport::buffers_available` or
-    /// `Transport::recycle`.
+    /// Returns a buffer for a message of `length` bytes: the length that the peer announced, from 1 to
+    /// `max_fragmented_size`. After `None`, the message waits, and the peer's credits with it, until
+    /// `Transport::buffers_available` or `Transport::recycle` is called.
     fn allocate(&mut self, conn: ConnId, length: u32) -> Option<Self::Buffer>;
 
     /// Returns a buffer as [`allocate`](Self::allocate) does, for a message of which only the first fragment has

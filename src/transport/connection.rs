@@ -36,7 +36,7 @@ pub(super) struct Connection<Buffer> {
     pub(super) dirty: bool,
     /// The connection is in the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
-    /// The deadline for closing, once it is being closed.
+    /// The deadline for closing, once the connection is being closed.
     close_by: Option<Instant>,
     /// The deadline that the timers hold for the connection.
     pub(super) armed: Option<Instant>,
@@ -194,7 +194,7 @@ impl<Buffer> Connection<Buffer> {
             .negotiated()
             .map_or(0, |negotiated| negotiated.max_read_write_size);
         self.check(sink, most, self.reads.len() < limit)?;
-        // Otherwise they would wait in the fabric for ever.
+        // Without this check, the READs would wait in the fabric for ever.
         if self.limits.is_none_or(|limits| limits.initiator_depth == 0) {
             return Err(SendError::NoReads);
         }
@@ -381,7 +381,7 @@ impl<Buffer> Connection<Buffer> {
         self.failed.is_some() || self.incoming.retry(id, buffers, &mut self.traffic, events)
     }
 
-    /// Ends a connection that has gone: ends all unfinished work, then reports why it ended and what it carried.
+    /// Ends a connection that has gone: ends all unfinished work, then returns why it ended and its traffic.
     pub(super) fn end<B: MessageBuffers<Buffer = Buffer>>(
         mut self,
         id: ConnId,

@@ -77,7 +77,7 @@ pub enum Event<Buffer> {
         conn: ConnId,
         /// The reason.
         reason: CloseReason,
-        /// What the connection carried.
+        /// The connection's traffic.
         traffic: Box<Traffic>,
     },
 }
@@ -181,7 +181,7 @@ impl From<FabricError> for CallFailed {
 /// Why `connect` failed. It had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// There are already `Config::max_connections`.
+    /// There are already `Config::max_connections` connections.
     #[error("too many connections")]
     TooManyConnections,
     /// The fabric's error.
@@ -230,7 +230,7 @@ impl SendError {
     }
 }
 
-/// What a connection carried.
+/// The messages, operations and bytes that a connection carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Number of messages of the upper layer that arrived whole.
@@ -317,7 +317,7 @@ pub struct ConnStatus {
     pub starved: usize,
     /// Whether a part of a message has arrived, and is in a buffer of the owner.
     pub assembling: bool,
-    /// What the connection carried.
+    /// The connection's traffic.
     pub traffic: Traffic,
 }
 

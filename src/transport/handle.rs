@@ -14,7 +14,7 @@ use crate::units::Instant;
 
 impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     /// Retries fragments that found no buffer. The first connection that still waits moves to the end of the list, so
-    /// that each is first at some time.
+    /// that each connection comes first at some time.
     pub(super) fn retry_starved(&mut self, events: &mut Vec<Event<B::Buffer>>) {
         if !core::mem::take(&mut self.retry_starved) {
             return;

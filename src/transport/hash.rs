@@ -4,7 +4,7 @@
 
 use core::hash::Hasher;
 
-/// Multiplies by an odd number with many bits, so that the upper half depends on all of the key.
+/// Multiplies by an odd number with many bits set, so that the upper half depends on all of the key.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PlainHasher(u64);
 

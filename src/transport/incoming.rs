@@ -21,7 +21,7 @@ use crate::sys::Memory;
 struct Pool {
     memory: Memory,
     region: RegionId,
-    /// Whether this is the pool for the time after the negotiation.
+    /// Whether this is the pool for messages after the negotiation.
     negotiated: bool,
     slot_size: u32,
     /// Number of bytes from one slot to the next.
@@ -100,7 +100,7 @@ impl<Buffer> Incoming<Buffer> {
         self.waiting.len()
     }
 
-    /// Returns the number of bytes of the receives.
+    /// Returns the number of bytes of memory for the receives.
     pub(super) fn memory(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| pool.memory.len())
     }
@@ -154,7 +154,7 @@ impl<Buffer> Incoming<Buffer> {
             };
             match fabric.post_recv(id, WrId(u64::from(slot)), sge) {
                 Ok(()) => {}
-                // If the fabric has less room than requested, there are only fewer credits.
+                // If the fabric has less room than requested, there are just fewer credits.
                 Err(FabricError::QueueFull) => break,
                 Err(error) => return Err(error),
             }
@@ -165,8 +165,8 @@ impl<Buffer> Incoming<Buffer> {
         Ok(())
     }
 
-    /// Copies the first bytes of a received message out of its slot, which a peer with real hardware could still write:
-    /// as many as there are, up to the length of `head`.
+    /// Copies the first bytes of a received message (as many as there are, up to the length of `head`) out of its slot,
+    /// because a peer with real hardware could still write to the slot.
     #[inline]
     pub(super) fn peek<'a>(&self, slot: u16, length: u32, head: &'a mut [u8]) -> Option<&'a [u8]> {
         let pool = self.pool.as_ref()?;

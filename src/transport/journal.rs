@@ -23,7 +23,7 @@ pub struct Counters {
     pub established: u64,
     /// Number of accepted connections that ended because there were too many that had not negotiated.
     pub turned_away: u64,
-    /// What the connections that have ended carried.
+    /// The traffic of connections that have ended.
     pub ended: Traffic,
     reasons: BTreeMap<&'static str, Reason>,
 }

@@ -3,8 +3,8 @@
 //! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
 //!
 //! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns everything that neither of
-//! them knows: the receive slots, the queues of an owner that does not wait, the deadlines, and the limits against
-//! peers that connect and do not negotiate.
+//! them knows: the receive slots, the queues (which let its owner go on without waiting), the deadlines, and the limits
+//! against peers that connect and do not negotiate.
 //!
 //! ```text
 //!    owner          send, write, read              poll -> Message, Sent, Written, Read ...
@@ -14,10 +14,10 @@
 //!    fabric         post_send  post_write  post_read    Recv completion
 //! ```
 //!
-//! The rules are ([MS-SMBD] 3.1.4.2, 3.1.5.x): the endpoint cuts a message of the upper layer as credits allow;
-//! messages and RDMA WRITEs leave in the order in which they were queued, so a response never overtakes its data. A
-//! received fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the slot is not
-//! posted again: the peer runs out of credits, and no other connection notices.
+//! The rules ([MS-SMBD] 3.1.4.2, 3.1.5.x) are these: the endpoint cuts a message of the upper layer into fragments as
+//! credits allow; messages and RDMA WRITEs leave in the order in which they were queued, so a response never overtakes
+//! its data. A received fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the
+//! slot is not posted again: the peer runs out of credits, and no other connection notices.
 //!
 //! A transport must never end a connection because of what another one did, hold more than a few KiB for a peer that
 //! has not negotiated, log for each message, or allocate for each message once its queues have grown.
@@ -73,22 +73,22 @@ use timers::Timers;
 pub struct Config {
     /// The values for connections that a listener accepts.
     pub acceptor: proto::Config,
-    /// Number of credits that peers of accepted connections may hold until [`Transport::raise_receives`], if that is
-    /// less than `acceptor` allows.
+    /// Number of credits that the peer of an accepted connection may hold before [`Transport::raise_receives`] is
+    /// called, if `acceptor` allows more.
     pub first_receive_credit_max: Credits,
     /// The values for connections that `connect` begins.
     pub initiator: proto::Config,
     /// Limits on RDMA READs under way, for both kinds of connections.
     pub limits: ReadLimits,
-    /// Maximum number of accepted connections at a time that have not negotiated. If there are more, the oldest one of
-    /// the source that has most of them ends.
+    /// Maximum number of accepted connections that have not negotiated yet. If there are more, the source with the
+    /// largest number of them loses its oldest one.
     pub max_unnegotiated: usize,
     /// The same limit for one source address (one /64 of IPv6).
     pub max_unnegotiated_per_source: usize,
     /// Maximum number of connections at a time.
     pub max_connections: usize,
-    /// Maximum number of messages and RDMA WRITEs, and of RDMA READs, that may be queued on a connection. It counts
-    /// calls, whatever the number of their descriptors, which is at most [`MAX_DESCRIPTORS`] each.
+    /// Maximum number of messages and RDMA WRITEs, and of RDMA READs, that may be queued on a connection. Each call
+    /// counts as one, however many descriptors it has (at most [`MAX_DESCRIPTORS`]).
     pub send_queue: usize,
     /// Time after which a connection ends if its posted SENDs and RDMA WRITEs, or its RDMA READs, stand still: none of
     /// them ended, and the fabric saw none of their bytes move.
@@ -96,8 +96,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Makes a configuration with these two and the usual limits: 256 connections that have not negotiated, 32 of them
-    /// from one source, 4096 connections, 256 queued messages and RDMA WRITEs on each, and 60 s without progress.
+    /// Makes a configuration with these values for both kinds of connections, and the usual limits: 256 connections
+    /// that have not negotiated, 32 of them from one source, 4096 connections, 256 queued messages and RDMA WRITEs on
+    /// each, and 60 s without progress.
     #[must_use]
     pub fn new(acceptor: proto::Config, initiator: proto::Config) -> Self {
         Self {
@@ -157,7 +158,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
-    /// Accepts connections on `address`; port 0 takes a free one.
+    /// Accepts connections on `address`; port 0 stands for any free port.
     pub fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         self.fabric.listen(address)
     }
@@ -230,7 +231,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(id)
     }
 
-    /// Ends a connection in order: sends what is queued first, if that is possible within `credit_timeout` of its
+    /// Ends a connection gracefully: first sends what is queued, if that is possible within `credit_timeout` of its
     /// [`proto::Config`]; RDMA READs still under way fail. [`Event::Closed`] follows.
     pub fn close(&mut self, conn: ConnId) {
         if let Some(connection) = self.conns.get_mut(conn) {
@@ -284,9 +285,9 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(())
     }
 
-    /// Queues an RDMA WRITE of `source` to consecutive pieces of the peer's memory, filling each before the next; those
-    /// after the end of the data are not touched. Messages queued later arrive after the data. The memory is in use
-    /// until the single [`Event::Written`] of this call.
+    /// Queues an RDMA WRITE of `source` to consecutive pieces of the peer's memory, filling each before the next;
+    /// pieces after the end of the data are not touched. Messages queued later arrive after the data. The memory is in
+    /// use until the single [`Event::Written`] of this call.
     pub fn write(
         &mut self,
         conn: ConnId,
@@ -301,8 +302,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     }
 
     /// Queues an RDMA READ of consecutive pieces of the peer's memory into `sink`, which sets the length. One
-    /// [`Event::Read`] follows when all of it has arrived. The READ does not wait for messages and RDMA WRITEs, nor
-    /// they for it.
+    /// [`Event::Read`] follows when all of it has arrived. A READ does not wait for messages and RDMA WRITEs, and they
+    /// do not wait for a READ.
     pub fn read(
         &mut self,
         conn: ConnId,
@@ -322,7 +323,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.buffers_available();
     }
 
-    /// Makes the next `poll` ask again for the buffers that `MessageBuffers::allocate` did not have.
+    /// Makes the next `poll` ask again for the buffers that `MessageBuffers::allocate` could not supply.
     pub fn buffers_available(&mut self) {
         self.retry_starved = !self.starved.is_empty();
     }
@@ -343,15 +344,16 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
         self.fabric_events = fabric_events;
         self.pump(now, events);
-        // The timers come after the messages, because one that arrived in time may have waited for this call.
+        // The timers run after the messages are handled, because a message that arrived in time may have been waiting
+        // for this call.
         self.run_timers(now);
         self.pump(now, events);
         self.journal.report(now);
         result
     }
 
-    /// Returns when `poll` must be called at the latest if nothing else happens; `None` means only after an event. A
-    /// moment that has passed means at once.
+    /// Returns when `poll` must be called at the latest if nothing else happens. `None`: call it only after an event. A
+    /// time in the past: call it at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if !self.dirty.is_empty() || self.retry_starved {
             return Some(Instant::ZERO);
@@ -378,8 +380,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         connection.map_or(0, |connection| connection.receive_memory())
     }
 
-    /// Returns the bytes of heap for a connection's work that the fabric has not taken yet. Work in many pieces takes
-    /// more.
+    /// Returns the number of bytes of heap that a connection's queued work occupies, until the fabric takes it. Work in
+    /// more pieces occupies more.
     #[inline]
     pub fn queue_memory(&self, conn: ConnId) -> usize {
         let connection = self.conns.get(conn);

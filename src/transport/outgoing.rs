@@ -20,8 +20,8 @@ use crate::proto::{Endpoint, Transmit};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// Returns the number of a work request, with which its completion conveys the bytes carried (bits 1 to 32), and
-/// whether it ends a call of the owner (bit 0).
+/// Returns the number of a work request. It holds the number of bytes carried (bits 1 to 32) and whether the request
+/// ends a call of the owner (bit 0), so that the completion tells both.
 fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
 }
@@ -150,7 +150,8 @@ impl SendQueue {
             if self.current.is_none() && !self.start_next(fabric, id, endpoint, now)? {
                 return Ok(());
             }
-            // Without a message, this is one of the endpoint's own: credits, a keepalive, or the negotiation.
+            // If no message of the owner is in progress, this is one of the endpoint's own: credits, a keepalive, or
+            // the negotiation.
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 return Ok(());
             };
@@ -177,8 +178,8 @@ impl SendQueue {
                     source,
                     invalidate,
                 } => {
-                    // The length was checked when it was queued. A closing endpoint takes no more, so the rest ends
-                    // with the connection.
+                    // The length was checked when it was queued. A closing endpoint takes no more messages, so the rest
+                    // ends with the connection.
                     if endpoint.start_message(source.length, invalidate).is_ok() {
                         self.queue.pop_front();
                         self.calls -= 1;
@@ -478,8 +479,8 @@ impl ReadQueue {
     }
 }
 
-/// Keeps the first error of a connection's requests. Everything after it is flushed, so the request to which it belongs
-/// is the first to report it, and those after it report it as well.
+/// Keeps the first error of a connection's requests. Everything after the error is flushed, so the request that failed
+/// is the first to report the error, and later requests report it as well.
 fn first_error(first: &mut Option<WrError>, result: Result<(), WrError>) -> Result<(), WrError> {
     result.map_err(|error| *first.get_or_insert(error))
 }

@@ -10,8 +10,8 @@ use core::time::Duration;
 
 use crate::units::Instant;
 
-/// Work that the fabric carries out in order, and since when none of it has moved. Each kind of work has its own, so
-/// that the peer cannot restart the time of one kind by moving the other.
+/// Work that the fabric carries out in order, and since when none of it has moved. Each kind of work has its own
+/// record, so that the peer cannot restart the time of one kind by moving the other.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Number of work requests that have not ended.

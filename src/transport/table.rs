@@ -2,9 +2,9 @@
 
 //! [`ConnTable`]: one entry for each connection, by its number.
 //!
-//! Each entry is at the place that is part of its [`ConnId`], so that a look-up, of which each message needs several,
-//! is an index and a comparison. But a fabric reuses a place as soon as it is done with a connection, which may be
-//! before the owner knows. The old entry then moves aside, because it must not vanish without an event.
+//! Each entry is at the place that its [`ConnId`] contains. So a look-up, of which each message needs several, is an
+//! index and a comparison. But a fabric reuses a place as soon as it is done with a connection, which may be before the
+//! owner knows. The old entry then moves aside, because it must not vanish without an event.
 
 use alloc::vec::Vec;
 
@@ -33,8 +33,8 @@ impl<V> Default for ConnTable<V> {
     }
 }
 
-/// Returns the part of the number that is the place of its entry; the upper half tells apart the connections that used
-/// it.
+/// Returns the part of the number that is the place of its entry; the upper half distinguishes the connections that
+/// used that place.
 fn place(id: ConnId) -> usize {
     id.data().as_ffi() as u32 as usize
 }

@@ -2,9 +2,9 @@
 
 //! Finds the connection whose deadline is next, with a heap that is corrected when an entry comes up.
 //!
-//! A message moves its connection's idle deadline into the future, and that must not cost anything. So
-//! the heap keeps the earlier entry, and asks the endpoint for its real deadline only when that
-//! entry comes up. A thousand idle connections cost one entry each per idle time.
+//! A message moves its connection's idle deadline into the future, and that must not cost anything. So the heap keeps
+//! the earlier entry, and the connection is asked for its real deadline only when that entry comes up. A thousand idle
+//! connections cost one entry each per idle time.
 
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
@@ -21,7 +21,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Makes sure that `conn` comes up no later than its endpoint's deadline.
+    /// Makes sure that `conn` comes up no later than its deadline.
     #[inline]
     pub(super) fn arm<Buffer>(&mut self, id: ConnId, conn: &mut Connection<Buffer>) {
         let Some(deadline) = conn.deadline() else {

@@ -3,9 +3,9 @@
 //! Buffer Descriptor V1 ([MS-SMBD] 2.2.3.1), which names a place in the peer's memory for an RDMA READ or RDMA WRITE.
 //! SMB2 READ and WRITE requests carry a list of them as channel information.
 //!
-//! The peer decides with the list where bytes go, so it is checked as a whole before the first operation is posted: one
-//! refused access ends the connection, and if a descriptor is longer than the data, the next one must not be used for
-//! anything after the data.
+//! The peer decides with the list where bytes go, so the list is checked as a whole before the first operation is
+//! posted: one refused access ends the connection, and the descriptors after the end of the data must not be used at
+//! all.
 
 use core::iter::FusedIterator;
 
@@ -22,7 +22,7 @@ use crate::units::RemoteToken;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferDescriptorV1 {
-    /// The address within the region that `token` names, which need not be counted from its start.
+    /// The address within the region that `token` names; it need not count from the start of the region.
     pub offset: u64,
     /// The token of the region.
     pub token: RemoteToken,

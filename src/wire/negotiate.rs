@@ -3,10 +3,10 @@
 //! The messages that open an SMB Direct connection: Negotiate Request ([MS-SMBD] 2.2.1) and
 //! Negotiate Response ([MS-SMBD] 2.2.2).
 //!
-//! `parse` judges the length alone, because the consequence of a wrong value differs by field: a
-//! version is refused with a response, everything else ends the connection without one. `check` and
-//! [`NegotiateRequest::offers_version`] judge the values; calling them is left to the endpoint.
-//! Bytes after the fixed part are ignored: peers pad negotiate messages up to 512 bytes.
+//! `parse` judges the length alone, because the consequence of a wrong value differs by field: a version is refused
+//! with a response, everything else ends the connection without one. `check` and [`NegotiateRequest::offers_version`]
+//! judge the values; the endpoint has to call them. Bytes after the fixed part are ignored: peers pad negotiate
+//! messages up to 512 bytes.
 
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};

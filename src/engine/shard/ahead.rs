@@ -10,12 +10,12 @@
 //!   owner   <-- FETCHED, PDU, PDU ... -----+
 //! ```
 //!
-//! That saves the owner a wake-up, and the client a round trip through two processes. The owner lends the memory, so it
+//! This saves the owner a wake-up and the client a round trip through two processes. The owner lends the memory, so it
 //! is bounded, counted and registered like the memory of any RDMA READ. The owner checks the request as always, before
 //! it writes anything, so data that is fetched in vain does no harm.
 //!
-//! If there is any doubt, the message is delivered as if nothing had been lent. It waits only for RDMA READs that the
-//! client serves, so a client that serves them slowly delays only itself.
+//! If there is any doubt, the message is delivered as if nothing had been lent. A message waits only for RDMA READs
+//! that its own client serves, so a client that serves them slowly delays only itself.
 
 use super::connection::Stage;
 use super::{Host, NOTHING, Shard};
@@ -43,7 +43,7 @@ pub(super) struct Ahead {
     cookie: u64,
     /// The memory into which the data may be fetched.
     sink: Piece,
-    /// Number of bytes that are being fetched; 0 if nothing is yet.
+    /// Number of bytes that are being fetched; 0 until the fetch begins.
     fetching: u32,
 }
 
@@ -91,7 +91,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// Gives back what a worker has lent, unless data is already being fetched into it.
+    /// Gives back the buffer that a worker has lent, unless data is already being fetched into it.
     pub(super) fn recall(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(id);
         let lent = conn.and_then(|conn| conn.ahead.take_if(|ahead| !ahead.is_fetching()));
@@ -100,8 +100,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Begins to fetch the data of a message, if that is a WRITE with nothing else under way on its connection. Returns
-    /// whether the message waits for data: its own, or that of an earlier message.
+    /// Begins to fetch a message's data if the message is a WRITE and nothing else is under way on its connection.
+    /// Returns whether the message waits for data: its own, or that of an earlier message.
     pub(super) fn waits_for_data(
         &mut self,
         id: ConnId,
@@ -114,7 +114,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         match conn.ahead {
             None => false,
             Some(ahead) if ahead.is_fetching() => true,
-            // Everything else under way is faster if nothing waits for this message's data.
+            // Whatever else is under way goes faster if it need not wait for this message's data.
             Some(_) if conn.reads > 0 || conn.unrecycled > 1 || conn.end.is_some() => false,
             Some(ahead) => self.begin(id, queue, message, ahead).is_some(),
         }
@@ -176,7 +176,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.give_back(queue, id, ahead, (reason::of_result(result), length));
     }
 
-    /// Gives back what was lent, without data, and delivers the messages that waited. They are the last messages that
+    /// Gives the lent buffer back without data, and delivers the messages that waited. They are the last messages that
     /// the owner of an ending connection gets before it learns of the end.
     pub(super) fn end_ahead(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {

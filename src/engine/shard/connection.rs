@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The state of a connection that a shard keeps, in addition to the transport's.
+//! The state that a shard keeps for a connection, in addition to the transport's.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) enum Stage {
     Orphan,
 }
 
-/// A claim of a worker that has named the token of a connection, and waits for the answer.
+/// The claim of a worker that has named a connection's token and waits for the answer.
 #[derive(Debug)]
 pub struct Claim<W> {
     /// The worker.
@@ -66,7 +66,7 @@ pub(super) struct Conn<W> {
     /// When something was last submitted for the connection, ended on it, or came from the client.
     pub(super) used: Instant,
     pub(super) stage: Stage,
-    /// When the connection will have waited long enough for its first request, an owner or a session.
+    /// The time by which the connection must have its first request, an owner or a session.
     pub(super) deadline: Option<Instant>,
     /// The owner has said that the connection has a session.
     pub(super) authenticated: bool,
@@ -152,7 +152,7 @@ impl<W> Conn<W> {
         all.flatten().count()
     }
 
-    /// Returns what its owner is told about it, or the listener that has to find an owner.
+    /// Returns the description of the connection for its owner, or for the listener that has to find an owner.
     pub(super) fn info(
         &self,
         conn: u64,
@@ -186,7 +186,7 @@ impl<W> Conn<W> {
         }
     }
 
-    /// Returns the connection's part of a status.
+    /// Returns the connection's part of a status report.
     pub(super) const fn report(
         &self,
         transport: ConnStatus,

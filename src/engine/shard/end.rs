@@ -18,12 +18,12 @@ use crate::fabric::{ConnId, Fabric};
 use crate::transport::{CloseReason, Traffic};
 use crate::units::Instant;
 
-/// Time without a submission, a completion or a message after which a connection counts as idle when the shard stops.
-/// It means little that a worker has given all messages back: it does so once it has read them, and answers later. The
-/// manual, smbdirectd(8), names this time.
+/// Time without a submission, a completion or a message after which a connection counts as idle when the shard stops. A
+/// worker that has given all messages back may still be busy: it gives them back once it has read them, and answers
+/// later. The manual, smbdirectd(8), names this time.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Time that connections have to end after the stopping shard has told them to.
+/// Time that connections get for ending, once the stopping shard has told them to end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<F: Fabric, H: Host> Shard<F, H> {
@@ -172,7 +172,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Returns the time at which a stop next has something to do, at the latest.
+    /// Returns the time by which a stopping shard has to run again.
     pub(super) fn next_stop(&self) -> Option<Instant> {
         let by = self.stop_by?;
         if self.is_late {

@@ -9,14 +9,14 @@
 //!   driver   -- calls -------------'      Notice --> driver
 //! ```
 //!
-//! All data of a connection stays in its shard: a worker has a queue with each shard that has connections of the
-//! worker. The shard polls queues in use in turn; a queue that was idle for a while has announced sleep, and the shard
-//! does not look at it before its bell rings.
+//! All data of a connection stays in its shard. A worker has one queue with each shard that carries any of its
+//! connections. The shard polls the queues in use one after another. Once a queue has been idle for a while, the shard
+//! announces sleep on it and does not look at it until its bell rings.
 //!
-//! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes requests of others on to it, lets it take a
-//! [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before the driver sleeps, until
-//! [`next_deadline`](Shard::next_deadline) at the latest, it tells the shard to [announce](Shard::announce_sleep) that
-//! to the workers.
+//! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes other processes' requests (such as claims)
+//! on to it, lets it take a [`step`](Shard::step), and takes its [notices](Shard::next_notice). Before the driver
+//! sleeps (until [`next_deadline`](Shard::next_deadline) at the latest), it calls
+//! [`announce_sleep`](Shard::announce_sleep), so that the shard tells the workers to ring.
 //!
 //! The worst that a worker's writes can do is to end that worker: a violation becomes a [`Notice::Fault`], and the
 //! worker's connections are closed at once.
@@ -69,7 +69,7 @@ pub trait Host {
     /// The type of the processes that own connections.
     type Worker: Worker;
 
-    /// Returns the registry, for one change or look-up: a shard does nothing that waits while it holds this.
+    /// Returns the registry for one change or look-up; a shard must not block while it holds the guard.
     fn registry(&self) -> impl DerefMut<Target = Registry<Self::Worker>>;
 
     /// Returns a token that cannot be guessed; `None` if the system has no random numbers.
@@ -85,13 +85,13 @@ pub struct Rules {
     pub login_timeout: Duration,
     /// Time for which a token may be claimed.
     pub claim_timeout: Duration,
-    /// Time without use after which a worker is asked to give back memory of RECEIVE.
+    /// Time for which RECEIVE memory must be unused before the worker is asked to give it back.
     pub memory_idle_timeout: Duration,
     /// Number of entries of each ring of a queue.
     pub queue_depth: u32,
     /// Length of the longest message that a worker can send, in bytes.
     pub longest_send: u32,
-    /// The memory of all workers together.
+    /// The account for the memory of all workers together.
     pub memory: Arc<Account>,
 }
 
@@ -106,7 +106,7 @@ pub struct Shard<F: Fabric, H: Host> {
     transport: Transport<F, Pool<H::Worker>>,
     listeners: Vec<ListenerId>,
     conns: ConnTable<Conn<H::Worker>>,
-    /// When connections without an owner or a session have waited long enough.
+    /// The deadlines of connections that have no owner or no session yet.
     deadlines: BTreeSet<(Instant, ConnId)>,
     queues: SlotMap<QueueId, Queue<H::Worker>>,
     queue_of: BTreeMap<u32, QueueId>,
@@ -118,7 +118,7 @@ pub struct Shard<F: Fabric, H: Host> {
     entries: Box<[Entry; BATCH]>,
     /// Copies of descriptors, one submission's at a time.
     descriptors: Vec<u8>,
-    /// When to wake which workers, soonest first, unless they have been woken since.
+    /// Times at which to wake workers, soonest first. An entry is stale if the worker has been woken since.
     late: VecDeque<(Instant, QueueId)>,
     notices: VecDeque<Notice<H::Worker>>,
     /// Number of clients that were turned away before they had negotiated, as of the last notice.
@@ -127,18 +127,18 @@ pub struct Shard<F: Fabric, H: Host> {
     fetched_ahead: u64,
     /// When to retry everything that found no memory.
     retry_at: Option<Instant>,
-    /// When to look for idle memory of RECEIVE; `None` if none could be taken back.
+    /// When to look for idle RECEIVE memory; `None` if none could be taken back.
     look_at: Option<Instant>,
-    /// When all connections have to have ended.
+    /// The time by which all connections must have ended.
     stop_by: Option<Instant>,
-    /// Whether `stop_by` has passed, so that the remaining connections were told to end.
+    /// Whether `stop_by` has passed and the remaining connections were told to end.
     is_late: bool,
     has_stopped: bool,
     now: Instant,
 }
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// Makes the shard of this number, whose transport already listens.
+    /// Makes the shard with this number. Its transport is already listening.
     pub fn new(
         (number, fabric): (usize, &'static str),
         (host, rules): (H, Rules),
@@ -201,14 +201,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.notices.pop_front()
     }
 
-    /// Returns whether the transport has something to do at a time that has come.
+    /// Returns whether the transport has work that is due now.
     pub fn is_due(&self) -> bool {
         self.transport
             .poll_timeout()
             .is_some_and(|at| at <= self.now)
     }
 
-    /// Returns the time at which the shard next has something to do by itself, at the latest.
+    /// Returns the time by which the shard has to run again, even if nothing arrives.
     pub fn next_deadline(&mut self) -> Option<Instant> {
         let all = [
             self.transport.poll_timeout(),
@@ -224,7 +224,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     /// Returns whether a worker has submitted anything that the next step will find. Does not make a system call.
     pub fn has_submissions(&mut self) -> bool {
         let (queues, active) = (&mut self.queues, &self.active);
-        // If a ring is corrupt, the next step finds that again.
+        // A corrupt ring counts as having submissions; the next step reports it.
         let mut active = active.iter();
         active.any(|id| queues.get_mut(*id).is_some_and(Queue::has_submissions))
     }
@@ -244,7 +244,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         queue.rings
     }
 
-    /// Returns the queue of a worker, and its connections, if it has any in this shard.
+    /// Returns a worker's queue with this shard and the connections of that queue, or `None` if the worker has no queue
+    /// here.
     pub fn queue_of(&self, worker: u32) -> Option<(QueueId, impl Iterator<Item = ConnId> + '_)> {
         let id = self.queue_of.get(&worker).copied()?;
         Some((id, self.queues.get(id)?.conns()))
@@ -416,7 +417,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Shows completions to a worker; returns whether there were any, and room for at least one.
+    /// Shows completions to a worker; returns whether at least one completion was put into the ring.
     #[inline]
     fn flush_queue(&mut self, id: QueueId) -> Result<bool, RingCorrupt> {
         let Some(queue) = self.queues.get_mut(id) else {
@@ -474,7 +475,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Retries everything that found no memory, when it is time to. A worker's own memory comes back through its queue,
+    /// Retries everything that found no memory, once it is time to. A worker's own memory comes back through its queue,
     /// but nothing tells the shard when memory of the total, which all workers share, comes back.
     fn run_waiting(&mut self) {
         let is_due = self.retry_at.is_some_and(|at| at <= self.now);
@@ -502,14 +503,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Takes what workers gave back without ringing, and asks them for memory of RECEIVE that is still idle.
+    /// Takes back what workers returned without ringing, and asks them to return the RECEIVE memory that is still idle.
     pub fn reclaim(&mut self) {
         self.activate_all();
         let more = self.transport.buffers_mut().reclaim();
         self.look_at = more.then(|| self.now + self.rules.memory_idle_timeout);
     }
 
-    /// Removes a segment of RECEIVE that a worker has unmapped.
+    /// Removes a RECEIVE segment that a worker has unmapped.
     pub fn unmapped(&mut self, worker: u32, number: u32) {
         let Some(id) = self.queue_of.get(&worker).copied() else {
             return;
@@ -543,7 +544,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         (counters.established, traffic)
     }
 
-    /// Returns what the shard knows for a status.
+    /// Returns this shard's part of a status report.
     pub fn report(&mut self) -> Report<H::Worker> {
         // Workers do not ring for everything that they submit.
         self.activate_all();

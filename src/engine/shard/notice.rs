@@ -26,7 +26,7 @@ pub enum Notice<W> {
         /// The same in words.
         why: Why,
     },
-    /// The worker of this number takes no more messages: it has gone, or is about to go.
+    /// The worker with this number takes no more messages: it has gone, or is about to go.
     Gone(u32),
     /// A queue was made, and its bell has to be watched.
     QueueMade(QueueId),
@@ -45,7 +45,7 @@ pub enum Notice<W> {
     Established {
         /// The client's address.
         peer: SocketAddr,
-        /// The address on which it came in.
+        /// The server's address to which the client connected.
         local: Option<SocketAddr>,
     },
     /// A connection has an owner.
@@ -59,7 +59,7 @@ pub enum Notice<W> {
     },
     /// A connection has ended.
     Ended {
-        /// The record of the end that the registry keeps.
+        /// The registry's record of this end.
         close: Close,
         /// Its owner.
         worker: Option<W>,
@@ -74,8 +74,8 @@ pub enum Why {
     /// The worker broke a rule of the rings.
     #[error(transparent)]
     Violation(#[from] Violation),
-    /// The worker gave back a segment of RECEIVE that the device had not asked for.
-    #[error("gave back a segment that it was not asked for")]
+    /// The worker gave back a RECEIVE segment that the device had not asked for.
+    #[error("gave back a segment that the device had not asked for")]
     NotAsked,
     /// The worker does not read messages: [`Untold::Unread`](crate::engine::peer::Untold::Unread).
     #[error("does not read the device's messages")]
@@ -84,7 +84,7 @@ pub enum Why {
     #[error("its claim could not be answered")]
     ClaimNotAnswered,
     /// The worker attached for one connection, which had already ended.
-    #[error("the connection of its token has ended")]
+    #[error("the connection that its token names has ended")]
     NoConnection,
     /// The shape that the device has chosen for RECEIVE is invalid.
     #[error("its memory for messages has an invalid shape")]
@@ -94,7 +94,7 @@ pub enum Why {
     NotWatched,
 }
 
-/// What a shard knows for a status.
+/// A shard's part of a status report.
 #[derive(Debug)]
 pub struct Report<W> {
     /// The connections that have negotiated.
@@ -105,7 +105,7 @@ pub struct Report<W> {
     pub registrations: usize,
     /// Number of connections that negotiated since the start.
     pub established: u64,
-    /// What all connections carried, including those that have ended.
+    /// The traffic of all connections, including those that have ended.
     pub traffic: Traffic,
     /// Number of WRITEs whose data was fetched before their owners got them.
     pub fetched_ahead: u64,
@@ -147,8 +147,8 @@ pub struct QueueReport {
     pub completions: u32,
     /// Number of submissions that have not been answered.
     pub outstanding: u32,
-    /// Number of segments of RECEIVE.
+    /// Number of RECEIVE segments.
     pub receive_segments: u32,
-    /// Number of units of RECEIVE in use.
+    /// Number of RECEIVE units in use.
     pub receive_units_used: u32,
 }

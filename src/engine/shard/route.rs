@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Finds the worker that gets a connection: by its first request, by a token, or none.
+//! Finds the worker, if any, that gets a connection: by the connection's first request, or by a token.
 //!
 //! ```text
 //!   Established -> Fresh --NEGOTIATE, client registered--------------------------> Owned
@@ -13,7 +13,7 @@
 //! worker that is about to end. If that worker goes before it has done anything with the connection, the
 //! connection becomes `Fresh` again, and its first message finds another owner.
 //!
-//! Messages that a connection received before it had an owner go to the owner first, in order.
+//! Messages that a connection received before it had an owner go to the owner first, in the order in which they came.
 
 use zerocopy::IntoBytes;
 
@@ -94,7 +94,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Finds the owner of a connection by its first message. It does so again after the connection has waited to be
+    /// Finds the owner of a connection by its first message. This is done again after the connection has waited to be
     /// offered, because a worker may have registered its client in the meantime.
     pub fn route(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
@@ -179,8 +179,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let info = conn.info(0, &status, local, self.rules.longest_send);
         let offer = abi::Offer { token, info };
-        // Many clients alone can fill the listener's socket, so that is not a reason to detach it. If it has gone, the
-        // driver learns of that elsewhere.
+        // Many clients are enough to fill the listener's socket, so a full socket is not a reason to detach the
+        // listener. If the listener has gone, the driver learns of it elsewhere.
         if listener.tell(kind::OFFER, 0, &offer).is_err() {
             self.end(id, "listener_busy", Status::NoOwner);
         }
@@ -198,8 +198,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Some(token)
     }
 
-    /// Handles the claim of a worker that has named the token of a connection, which may have ended since. The worker
-    /// gets its answer when it is told about the connection, or when the connection ends before that.
+    /// Handles the claim of a worker that has named a connection's token. The connection may have ended since. The
+    /// worker gets its answer when it is told about the connection, or when the connection ends before that.
     pub fn claim(&mut self, id: ConnId, claim: Claim<H::Worker>) {
         let conn = self.conns.get_mut(id).filter(|conn| {
             // The connection must not belong to another worker, or be ending.
@@ -291,7 +291,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.deliver(id);
     }
 
-    /// Returns the queue of a worker with this shard, which is made when it is first needed.
+    /// Returns a worker's queue with this shard. The queue is made when it is first needed.
     pub(super) fn queue(&mut self, worker: &H::Worker) -> Result<QueueId, Status> {
         if let Some(id) = self.queue_of.get(&worker.id()) {
             return Ok(*id);
@@ -432,7 +432,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 }
 
-/// Returns the client of a NEGOTIATE request, which the first message of a connection must be.
+/// Returns the ClientGuid of a NEGOTIATE request, which a connection's first message must be.
 fn client_guid(message: &[u8]) -> Result<[u8; 16], WireError> {
     let (request, _) = Request::split_first(message)?;
     if request.header().is_response() {

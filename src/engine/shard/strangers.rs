@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Limits how many connections there may be whose clients have not logged in, and for how long.
+//! Limits the number of connections whose clients have not logged in (*strangers*, see
+//! [`admission`](crate::engine::admission)), and how long they may last.
 //!
-//! The limits are for connections of all shards together (see [`admission`](crate::engine::admission)). So the
-//! connection that has to end, or the next one to be offered, may belong to another shard; a notice tells the driver
-//! which it is.
+//! The limits apply to the connections of all shards together. So the connection that has to end, or the next one to be
+//! offered, may belong to another shard; a notice tells the driver which it is.
 
 use core::net::SocketAddr;
 
@@ -36,7 +36,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Returns the name of a connection of this shard for other shards.
+    /// Returns the [`Place`] by which other shards refer to a connection of this shard.
     pub(super) const fn place(&self, conn: ConnId) -> Place {
         Place {
             shard: self.number,
@@ -81,7 +81,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Notes that a user has logged in on a connection, whose client is no longer a stranger.
+    /// Notes that a user has logged in on a connection, so that its client is no longer a stranger.
     pub(super) fn authenticated(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else {
             return;
@@ -97,8 +97,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// Ends the stranger with the largest number of outstanding submissions if strangers together have too many in a
-    /// queue, because a full queue keeps the worker's users waiting. Returns whether nothing more may be submitted for
-    /// `id`, because it is that stranger or because the others do not end fast enough.
+    /// queue, because a full queue keeps the worker's users waiting. Returns `true` if `id` may submit nothing more: it
+    /// is that stranger, or the others do not end fast enough.
     pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
         let is_stranger = |conn: &&Conn<H::Worker>| !conn.authenticated;
         let (Some(queue), Some(_)) = (

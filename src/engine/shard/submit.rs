@@ -77,7 +77,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(())
     }
 
-    /// Retries the connections that waited for memory, because there is some again.
+    /// Retries the connections that waited for memory, because memory is free again.
     fn retry_queue(&mut self, id: QueueId) {
         let waiting = self.queues.get_mut(id);
         let waiting = waiting.map(|queue| core::mem::take(&mut queue.waiting));
@@ -356,8 +356,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         let status = self.transport.status(id);
         let assembling = status.is_some_and(|status| status.assembling);
-        // Otherwise each transfer would hold the held messages again, and one more. Nor may memory that this worker has
-        // lent go to the next worker.
+        // If messages were still held, each transfer would hold them again, and one more. Nor may memory that this
+        // worker has lent go to the next worker.
         if !conn.is_idle() || conn.ahead.is_some() || assembling {
             return Ok(Err(Status::Busy));
         }
@@ -430,8 +430,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.deregister_all(id);
     }
 
-    /// Drops everything here that holds segments that a worker no longer uses. If the worker has still submitted
-    /// anything in them, it fails.
+    /// Drops everything here that holds segments that a worker no longer uses. Operations that the worker has submitted
+    /// in these segments, and that have not ended, fail.
     pub fn released(&mut self, worker: u32) {
         let id = self.queue_of.get(&worker).copied();
         let Some(queue) = id.and_then(|id| self.queues.get_mut(id)) else {

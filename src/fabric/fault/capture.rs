@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Captures operations of a fabric as the iWARP frames that they would be on a wire.
+//! Captures operations of a fabric as the iWARP frames that would carry them on a wire.
 //!
 //! Numbers that exist only on a wire are made up as a peer would choose them: message sequence
 //! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only things that the trait shows

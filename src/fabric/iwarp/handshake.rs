@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The decisions of the MPA handshake: how a request is answered, and what both sides then agree on (RFC 5044 7.1, RFC
+//! The decisions of the MPA handshake: the answer to a request, and the agreement of both sides (RFC 5044 7.1, RFC
 //! 6581).
 //!
 //! The initiator asks with revision 2. Its READ depths are in the enhanced part, and once more in
@@ -132,7 +132,7 @@ impl Request {
             ord: agreed.ord,
             control: self.ready_to_receive(),
         });
-        // An enhanced reply does not need legacy depths; without one, the peer has only them.
+        // An enhanced reply does not need legacy depths. If the reply is not enhanced, the peer has no others.
         let legacy = (enhanced.is_none() && self.legacy.is_some()).then_some(LegacyReadDepths {
             ird: u32::from(agreed.ird),
             ord: u32::from(agreed.ord),
@@ -215,7 +215,7 @@ pub fn handle_reply(frame: &Frame<'_>, offer: Offer) -> Result<Agreed, IwarpErro
         ird => ird,
     };
     Ok(Agreed {
-        // It must set C if it was asked to (RFC 5044 7.1.1).
+        // The responder must set C if it was asked to (RFC 5044 7.1.1).
         crc: frame.crc || offer.crc,
         // If a responder issues more READs than it was offered, that ends the connection.
         ird: offer.ird,

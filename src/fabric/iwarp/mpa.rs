@@ -27,8 +27,8 @@
 //!   +--------------+----------------+-------+-----------------+
 //! ```
 //!
-//! This module reads what a frame says. The handshake's owner decides what follows from it (markers are refused, a
-//! reply does not fit its request); this module only names the errors for that.
+//! This module reads what a frame says. The handshake's owner decides what follows (it refuses markers, or a reply that
+//! does not fit its request); this module only names the errors for such frames.
 
 use zerocopy::{BE, FromBytes, Immutable, IntoBytes, U16, Unaligned, transmute};
 

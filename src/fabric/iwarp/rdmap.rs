@@ -182,7 +182,7 @@ pub struct TerminateCode {
 }
 
 impl TerminateCode {
-    /// Returns the code with layer and type swapped, which siw means by the bytes that it writes.
+    /// Returns the code with layer and type swapped, as siw means it.
     #[must_use]
     pub const fn swapped(self) -> Self {
         Self {
@@ -386,7 +386,7 @@ impl Terminate {
 }
 
 impl From<TerminateCode> for IwarpError {
-    /// Makes the error of a peer's report.
+    /// Makes the error for a peer's report.
     fn from(TerminateCode { layer, etype, code }: TerminateCode) -> Self {
         Self::PeerTerminated { layer, etype, code }
     }

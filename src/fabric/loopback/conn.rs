@@ -93,8 +93,8 @@ impl Conn {
         }
     }
 
-    /// Checks that its owner may still post. After the peer has ended the connection, the owner does not know that yet,
-    /// and the work that it posts is flushed.
+    /// Checks that the connection's owner may still post. If the peer has ended the connection, the owner does not know
+    /// that yet: its work is accepted, and flushed.
     pub(super) fn check_open(&self) -> Result<(), FabricError> {
         match self.ended {
             Some(CloseReason::Local) => Err(FabricError::NotConnected),
@@ -109,8 +109,8 @@ impl Conn {
         self.check_open()
     }
 
-    /// Takes a slot of the send queue. Each `poll` frees all slots, which this function notices, instead of counting
-    /// down at each completion.
+    /// Takes a slot of the send queue. Each `poll` frees all slots: this function notices the new round, so nothing is
+    /// counted down at each completion.
     #[inline]
     pub(super) fn take_send_slot(&mut self, round: u64, limit: usize) -> Result<(), FabricError> {
         if self.round != round {
@@ -124,7 +124,7 @@ impl Conn {
         Ok(())
     }
 
-    /// Copies a message of this connection to the peer's next receive, and completes that.
+    /// Copies a message of this connection to the peer's next receive, and completes that receive.
     #[inline]
     pub(super) fn send(
         &self,

@@ -27,7 +27,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Time within which posted work must be sent after [`Fabric::close`](crate::fabric::Fabric::close).
     pub drain_timeout: Duration,
-    /// Time within which the peer must then answer.
+    /// Time within which the peer must answer once the connection has ended here.
     pub linger_timeout: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Default for Config {
 }
 
 impl From<&iwarp::Config> for Config {
-    /// Takes the limits of a fabric in software.
+    /// Takes the limits of a software fabric.
     fn from(software: &iwarp::Config) -> Self {
         let narrow = |depth: usize| u32::try_from(depth).unwrap_or(u32::MAX);
         Self {

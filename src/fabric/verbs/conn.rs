@@ -34,7 +34,7 @@ pub(super) enum Stage {
     Requested {
         /// The peer's own depths, as it named them.
         peer: Depths,
-        /// Whether the peer named them in private data as well, as the reply then does, too.
+        /// Whether the peer named them in private data as well; if so, the reply does, too.
         legacy: bool,
     },
     /// This side has accepted the connection, and the peer has not confirmed it.

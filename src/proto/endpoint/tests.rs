@@ -406,7 +406,7 @@ mod negotiation {
         assert_eq!(
             sent(&mut endpoint, START).credits_granted,
             Credits(19),
-            "but the reserve"
+            "all but the reserve"
         );
     }
 
@@ -729,7 +729,7 @@ mod credits {
         assert_eq!(
             endpoint.poll_transmit(START),
             None,
-            "the peer starves, but there is nothing"
+            "the peer starves, but there is nothing to grant"
         );
         endpoint.start_message(1, None).unwrap();
         assert_eq!(sent(&mut endpoint, START).credits_granted, Credits::ZERO);
@@ -884,7 +884,7 @@ mod credits {
                 return count;
             }
         }
-        panic!("they talk for ever");
+        panic!("the two ends never stop sending");
     }
 
     #[test]
@@ -1004,7 +1004,7 @@ mod strict_peer {
             peer.queue = length;
             let mut answered = false;
             for step in 0.. {
-                assert!(step < 10_000, "they talk for ever");
+                assert!(step < 10_000, "the two ends never stop sending");
                 let mut quiet = !peer.speak(&mut endpoint);
                 endpoint.handle_receives_posted(endpoint.receives_wanted());
                 while let Some(transmit) = endpoint.poll_transmit(START) {

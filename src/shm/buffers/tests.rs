@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Compares the buffers with a list of which buffer has which unit.
+//! Compares the buffers with a list that says which buffer has which unit.
 
 use proptest::prelude::*;
 
@@ -263,7 +263,7 @@ enum Op {
     Allocate {
         units: u32,
     },
-    /// One of the buffers in use, by a number that is taken modulo.
+    /// One of the buffers in use, by a number that is taken modulo the number of buffers.
     Free(usize),
     /// One of the buffers that were freed.
     FreeAgain(usize),
@@ -360,8 +360,8 @@ impl Oracle {
         } else if self.freed.contains(&buffer) {
             assert_eq!(result, Err(BufferError::AlreadyFreed));
         } else {
-            // In place of an earlier segment, a number that was never given out may look like that of an earlier
-            // buffer.
+            // If the segment replaced an earlier one, a number that was never given out may look like that of an
+            // earlier buffer.
             assert!(result.is_err());
         }
     }

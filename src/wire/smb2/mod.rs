@@ -112,7 +112,7 @@ impl Header {
     /// Flag: the message is signed.
     pub const SIGNED: u32 = 0x0000_0008;
 
-    /// Reads the header that `bytes` begin with.
+    /// Reads the header with which `bytes` begin.
     ///
     /// # Errors
     ///
@@ -164,7 +164,7 @@ impl Header {
         (!self.has(Self::ASYNC_COMMAND)).then(|| self.tree_id.get())
     }
 
-    /// Returns the number of an operation that is answered later, from an async header.
+    /// Returns the AsyncId of an async header: the number of an operation that is answered later.
     #[must_use]
     pub fn async_id(&self) -> Option<u64> {
         let (low, high) = (self.reserved.get(), self.tree_id.get());
@@ -253,13 +253,13 @@ impl<'a> Request<'a> {
         self.header
     }
 
-    /// Returns the request with its header, from whose start offsets within the request count.
+    /// Returns the request, including its header. Offsets within the request count from the first of these bytes.
     #[must_use]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Returns the fixed part of the body of a request that has to have the body's command.
+    /// Returns the fixed part of the request's body. The request must have the command of that body.
     fn body<T: Body>(&self) -> Result<&'a T, WireError> {
         if self.header.command() != T::COMMAND {
             return Err(WireError::Smb2Command);

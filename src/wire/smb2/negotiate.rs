@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! SMB2 NEGOTIATE Request ([MS-SMB2] 2.2.3), which says which client a connection belongs to, and what the client
-//! speaks.
+//! SMB2 NEGOTIATE Request ([MS-SMB2] 2.2.3), which says to which client a connection belongs, and which dialects the
+//! client speaks.
 
 use core::iter::FusedIterator;
 

@@ -4,8 +4,8 @@
 //!
 //! An `SMB2_RDMA_TRANSFORM` ([MS-SMB2] 2.2.43) says how many transforms follow it, and one `SMB2_RDMA_CRYPTO_TRANSFORM`
 //! ([MS-SMB2] 2.2.43.1) has the signature and the nonce. In a WRITE request they are the channel information of channel
-//! 3, followed by the buffer descriptors. In a READ response they are the buffer, without descriptors, which came with
-//! the request.
+//! 3, followed by the buffer descriptors. In a READ response, the two structures fill the buffer; there are no
+//! descriptors, because those came with the request.
 //!
 //! ```text
 //!   0 RdmaDescriptorOffset    2 RdmaDescriptorLength    4 Channel
@@ -96,8 +96,8 @@ impl<'a> CryptoTransform<'a> {
     }
 
     /// Writes both structures and `descriptors` to the start of `out`, and returns how many bytes these are, or `None`
-    /// if they are longer than `out`, or than their length fields can say. Use [`Channel::None`] for a READ response,
-    /// which has no descriptors.
+    /// if they do not fit into `out`, if a length does not fit into its field, or if `channel` is
+    /// [`Channel::RdmaTransform`]. Use [`Channel::None`] for a READ response, which has no descriptors.
     #[must_use]
     pub fn emit(&self, channel: Channel, descriptors: &[u8], out: &mut [u8]) -> Option<usize> {
         let begin = self.length();
@@ -190,7 +190,7 @@ impl<'a> RdmaTransform<'a> {
         self.crypto
     }
 
-    /// Returns the place of the data at the client.
+    /// Returns the buffer descriptors: where the data is in the client's memory.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.descriptors
@@ -213,7 +213,7 @@ impl<'a> RdmaTransform<'a> {
 fn split(bytes: &[u8]) -> Result<(&RawTransform, CryptoTransform<'_>, usize), WireError> {
     let (head, rest) =
         RawTransform::ref_from_prefix(bytes).map_err(|_| WireError::TransformTooShort)?;
-    // The protocol does not define other transforms, and never has two of these.
+    // The protocol defines only these transforms, and allows only one of them at a time.
     if head.transform_count.get() != 1 {
         return Err(WireError::TransformCount);
     }
@@ -246,7 +246,8 @@ struct RawTransform {
 }
 
 impl RawTransform {
-    /// Returns the descriptors that the transform, at the start of `bytes`, names in them.
+    /// Returns the part of `bytes` that holds the descriptors. `bytes` starts with this transform, and the offset
+    /// counts from there.
     fn descriptors<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         slice(
             bytes,

@@ -50,7 +50,7 @@ impl Channel {
     }
 }
 
-/// Data that travels by RDMA, and its place at the client. The descriptors are large enough.
+/// Data that travels by RDMA, and where it is in the client's memory. The descriptors are large enough.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelTransfer<'a> {
     channel: Channel,
@@ -71,13 +71,14 @@ impl<'a> ChannelTransfer<'a> {
         self.length
     }
 
-    /// Returns the place of the data at the client.
+    /// Returns the buffer descriptors: where the data is in the client's memory.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.descriptors
     }
 
-    /// Returns the pieces of the first `length` bytes: all bytes of a WRITE, or those of a READ that the file had.
+    /// Returns the pieces of the first `length` bytes: all bytes of a WRITE or, for a READ, the bytes that were read
+    /// from the file.
     ///
     /// # Errors
     ///
@@ -113,7 +114,7 @@ impl<'a> TransformTransfer<'a> {
         self.transform.crypto()
     }
 
-    /// Returns the place of the data at the client.
+    /// Returns the buffer descriptors: where the data is in the client's memory.
     #[must_use]
     pub const fn descriptors(&self) -> BufferDescriptors<'a> {
         self.transform.descriptors()
@@ -159,7 +160,7 @@ impl<'a> ReadRequest<'a> {
         self.body.offset.get()
     }
 
-    /// Returns the number of bytes without which the READ fails.
+    /// Returns the minimum number of bytes: with fewer, the READ fails.
     #[must_use]
     pub fn minimum_count(&self) -> u32 {
         self.body.minimum_count.get()

@@ -29,7 +29,7 @@ pub struct Expected {
 const HEADER: usize = Control::LENGTH + Tagged::LENGTH;
 
 impl<M> Qp<M> {
-    /// Returns the payload that is expected after the one that is arriving, if that answers a READ.
+    /// Returns the payload that is expected after the arriving one, if the arriving one answers a READ.
     pub fn expected(&self) -> impl Iterator<Item = Expected> {
         let Incoming {
             control,

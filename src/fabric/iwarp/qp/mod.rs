@@ -14,9 +14,10 @@
 //!   FPDUs --> receive --> Place, placed --> (CRC is good) --> Completed
 //! ```
 //!
-//! Outgoing messages never interleave, except that READ requests go first, and between the FPDUs of other messages, as
-//! they only start work at the peer. They do not go between the FPDUs of a SEND, because Linux's siw refuses that: it
-//! distinguishes messages only as tagged and untagged. Responses and the send queue take turns, message by message.
+//! Outgoing messages never interleave, except that READ requests go first, and between the FPDUs of other messages,
+//! because they only start work at the peer. They do not go between the FPDUs of a SEND, because Linux's siw refuses
+//! that: it distinguishes messages only as tagged and untagged. Responses and the send queue take turns, message by
+//! message.
 //!
 //! Incoming payload is placed as it arrives, and is valid only once its FPDU's CRC has been verified (placement and
 //! delivery, RFC 5041 5). Every header is checked before a byte after it is placed; an error ends the connection, and
@@ -127,7 +128,7 @@ pub struct Qp<M> {
     outstanding: u16,
     /// Number of bytes of the oldest READ that have arrived.
     read_offset: u32,
-    /// Length of the payload of FPDUs in which READs are answered, except for the last of each.
+    /// Length of the payload of each FPDU that answers a READ, except for the last one of an answer.
     response_segment: u32,
     read_msn: u32,
     responses: VecDeque<Response>,

@@ -307,7 +307,7 @@ impl<M> Qp<M> {
             return Err(IwarpError::RdmapInterleaved);
         }
         if payload_length == 0 {
-            // It does not move anything, and does not need a valid STag (RFC 5040 5.2).
+            // A segment without payload moves nothing, and does not need a valid STag (RFC 5040 5.2).
             return Ok(Piece::NOWHERE);
         }
         let access = Access::RemoteWrite;

@@ -15,15 +15,15 @@ use crate::fabric::WrId;
 use crate::fabric::iwarp::qp::{Completion, Done};
 use crate::units::Instant;
 
-/// The number of SENDs from which the kernel is asked as soon as we hear from the peer.
+/// Once this many SENDs are unacknowledged, we ask the kernel as soon as we hear from the peer.
 const MANY: usize = 16;
-/// The number of bytes of SENDs from which the kernel is asked then. It is also asked sooner if we do not hear from the
+/// The same limit in bytes. Once it is reached, we also wait only `SOON` instead of `LATER` if we do not hear from the
 /// peer, because the owner may be waiting for the memory.
 const LARGE: usize = 64 * 1024;
 /// Time until the kernel is asked: `SOON` if much is unacknowledged, `LATER` if little is.
 const SOON: Duration = Duration::from_millis(1);
 const LATER: Duration = Duration::from_millis(20);
-/// The longest time between two questions.
+/// The maximum pause between two questions.
 const LATEST: Duration = Duration::from_millis(100);
 /// Number of SENDs for which an idle connection keeps room.
 const ROOM: usize = 64;
@@ -39,7 +39,8 @@ pub(super) struct Unacknowledged {
     acknowledged: u64,
     /// When to ask the kernel.
     pub(super) ask_at: Option<Instant>,
-    /// The shortest time until then, which grows each time that there is no news.
+    /// The minimum pause before the next question. It doubles, up to `LATEST`, each time the answer is the same as
+    /// before.
     pause: Duration,
 }
 
@@ -70,8 +71,8 @@ impl Unacknowledged {
         Some(at)
     }
 
-    /// Completes the SENDs that are acknowledged once `acknowledged` bytes of the stream are; returns whether there is
-    /// news.
+    /// Completes the SENDs that end within the first `acknowledged` bytes of the stream; returns whether more is
+    /// acknowledged than before.
     pub(super) fn acknowledge(
         &mut self,
         acknowledged: u64,

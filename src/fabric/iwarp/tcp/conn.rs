@@ -32,8 +32,8 @@ const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 const DIRECT_BYTES: u32 = 8 * 1024;
 /// Number of bytes moved on one connection, in each direction, before others get their turn.
 const BUDGET: usize = 4 << 20;
-/// The minimum that each system call to receive costs of that budget; otherwise a peer could cause one for every few
-/// bytes.
+/// The minimum by which each system call to receive reduces that budget; otherwise a peer could cause a call for every
+/// few bytes.
 const CALL: usize = 8 * 1024;
 /// A socket that returns fewer bytes than this, although there was room for more, is empty. socket_wrapper, which
 /// Samba's selftest puts in front of the kernel, moves one packet at a time, which has at least this many bytes if
@@ -135,7 +135,7 @@ impl Conn {
             qp: None,
             deadline: None,
             queued: false,
-            // It is tried once, in case it was readable before it was watched.
+            // The socket is tried once, in case it was readable before it was watched.
             readable: true,
             writable: false,
             read_closed: false,
@@ -244,7 +244,7 @@ impl Conn {
         self.stage = Stage::Established;
     }
 
-    /// Sends a frame of the handshake, which an empty socket buffer always has room for.
+    /// Sends a frame of the handshake, for which an empty socket buffer always has room.
     pub(super) fn send_frame(&mut self, frame: &Outgoing) -> Result<(), CloseReason> {
         let mut bytes = [0; MAX_OUTGOING];
         let length = frame.emit(&mut bytes)?;
@@ -289,7 +289,7 @@ impl Conn {
         }
     }
 
-    /// Sends, receives, and sends the answers. Its errors are named as those of an established connection.
+    /// Sends, receives, and sends the answers. Errors are named as on an established connection.
     pub(super) fn transfer(
         &mut self,
         now: Instant,
@@ -335,7 +335,7 @@ impl Conn {
         self.send(now, scratch, completions)
     }
 
-    /// Sends FPDUs until none are left, the socket is full, or it is the turn of others.
+    /// Sends FPDUs until none are left, the socket is full, or it is the turn of other connections.
     fn send(
         &mut self,
         now: Instant,
@@ -347,7 +347,7 @@ impl Conn {
         }
         let result = self.send_batches(now, &mut scratch.iovecs, completions);
         if self.out.is_empty() {
-            // Idle connections do not hold a queue. One that blocked kept its own, and gives it up now.
+            // Idle connections do not hold a queue. A connection that blocked kept its own queue, and gives it up now.
             let out = std::mem::take(&mut self.out);
             if scratch.out.capacity() == 0 {
                 scratch.out = out;
@@ -377,7 +377,7 @@ impl Conn {
             }
             match vec.send(self.stream.as_fd()) {
                 Ok(sent) => {
-                    // If it took less than everything, there may still be more room: see `LITTLE`.
+                    // If the socket took less than everything, there may still be more room: see `LITTLE`.
                     budget = budget.saturating_sub(sent);
                     if std::mem::take(&mut self.full) {
                         self.moved.sends = now;
@@ -416,7 +416,7 @@ impl Conn {
                 break;
             };
             bytes += segment.payload.length as usize;
-            // It is queued first, so that it is flushed, too, if anything fails after this.
+            // The FPDU is queued first, so that it is flushed, too, if anything fails after this.
             self.out.push_back(OutFpdu::new(segment));
             if let (true, Some(fpdu)) = (crc, self.out.back_mut()) {
                 fpdu.add_crc(qp.payload(&fpdu.segment)?)?;
@@ -456,7 +456,7 @@ impl Conn {
         self.full
     }
 
-    /// Asks the kernel how much of the stream is acknowledged, and completes those SENDs.
+    /// Asks the kernel how much of the stream is acknowledged, and completes the SENDs in that part.
     pub(super) fn ask_acknowledged(&mut self, now: Instant, completions: &mut Vec<Completion>) {
         let taken = self.position + self.out_sent as u64;
         let Some(unacknowledged) = &mut self.unacknowledged else {

@@ -68,7 +68,7 @@ pub(super) fn take(
     mut input: &[u8],
     completions: &mut Vec<Completion>,
 ) -> Result<(), IwarpError> {
-    // This is the forecast as it was when they were listed.
+    // This is the forecast as it was when the places were listed.
     let mut list = [None; EXPECTED];
     for (slot, item) in list.iter_mut().zip(expected(qp).take(count)) {
         *slot = Some(item);

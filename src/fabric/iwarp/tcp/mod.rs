@@ -63,8 +63,8 @@ pub struct Config {
     pub acknowledged_sends: bool,
     /// The sizes of each connection's queues, and its number of regions.
     pub depths: Depths,
-    /// Maximum number of connections that have not finished the MPA handshake, in total. If there are more, the oldest
-    /// one of the source with the largest number is ended.
+    /// Maximum number of connections that have not finished the MPA handshake, in total. If there are more, the source
+    /// with the largest number of them loses its oldest one.
     pub max_pending: usize,
     /// The same limit for each source address (each /64 with IPv6).
     pub max_pending_per_source: usize,
@@ -78,7 +78,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Time within which posted work must be sent after [`Fabric::close`].
     pub drain_timeout: Duration,
-    /// Time within which the peer must then close, too.
+    /// Time within which the peer must close, too, once this side has shut down its half.
     pub linger_timeout: Duration,
 }
 

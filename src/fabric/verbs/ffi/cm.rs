@@ -181,7 +181,7 @@ impl CmEvent {
     }
 }
 
-/// What a fabric has to know about a device.
+/// The properties of a device that a fabric has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Device {
     /// The name, such as `mlx5_0` or `siw0`.

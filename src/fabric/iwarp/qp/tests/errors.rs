@@ -23,7 +23,7 @@ const READ_RESPONSE: [u8; 2] = [0xc1, 0x42];
 const MORE_READ_RESPONSE: [u8; 2] = [0x81, 0x42];
 const TERMINATE: [u8; 2] = [0x41, 0x47];
 
-/// Makes an end with 100 bytes of each access, a receive, and a READ of 10 bytes whose request was sent.
+/// Makes an end with 100 bytes of memory for each access, a receive, and a READ of 10 bytes whose request was sent.
 fn victim() -> (End, [Region; 3]) {
     let mut end = End::new(Agreed { ird: 2, ..AGREED }, 1440);
     let accesses = [Access::RemoteWrite, Access::RemoteRead, Access::Local];

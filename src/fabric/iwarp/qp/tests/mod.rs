@@ -327,6 +327,6 @@ impl Pair {
                 return Ok(());
             }
         }
-        panic!("no end of it");
+        panic!("the two ends never came to rest");
     }
 }

@@ -230,7 +230,7 @@ fn responses_and_posted_work_take_turns_message_by_message() {
     );
 }
 
-/// Returns what a client with 8 free READs sends if it posts one after the first FPDU of something else.
+/// Returns the opcodes that a client with room for 8 READs sends if it posts a READ after the first FPDU of other work.
 fn read_posted_after_one_fpdu(post: impl FnOnce(&mut End, &Region)) -> Vec<u8> {
     let mut client = End::new(AGREED, 128);
     let region = client.register(300, Access::RemoteRead);

@@ -106,7 +106,7 @@ fn posted_work_whose_region_is_gone_is_not_sent_and_still_completes() {
     let qp = &mut end.qp;
     qp.post_write(WrId(1), gone.all(), gone.remote).unwrap();
     qp.post_send(WrId(2), b"", Some(gone.all()), None).unwrap();
-    // One FPDU of it is under way.
+    // One FPDU of the RDMA WRITE is under way.
     let segment = end.qp.next_segment().unwrap().unwrap();
     assert!(end.qp.payload(&segment).is_ok());
     replace(&mut end, &gone);
@@ -162,7 +162,7 @@ fn a_peer_reads_nothing_of_a_region_whose_token_it_revoked() {
     let error = Err(IwarpError::RdmapInvalidStag);
     assert_eq!(end.qp.payload(&segment).map(|_| ()), error);
     assert_eq!(end.next_fpdu().map(|_| ()), error);
-    // For posted work it still exists.
+    // For posted work, the region still exists.
     end.qp
         .post_write(WrId(2), source.all(), source.remote)
         .unwrap();

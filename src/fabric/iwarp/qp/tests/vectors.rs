@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests bytes of Linux peers, and bytes as the RFCs show them.
+//! Tests bytes from Linux peers, and bytes as the RFCs show them.
 
 use super::*;
 
