@@ -4,13 +4,13 @@
 //!
 //! `cargo bench --bench ring [-- SECONDS]`
 //!
-//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is two wake-ups. The
-//! thread that is about to ring first yields its processor for a while, until the other one is asleep. The time runs
-//! from the ring until the other thread is awake and has what it was woken for. The benchmark also measures how often
-//! both threads really slept in a round trip, which must be close to two. Without that wait it is not, and then bare
-//! eventfds and rings cannot be compared, because they do not sleep equally often. The kinds take turns in one run, and
-//! medians are taken over single round trips: the cost of a wake-up varies on a machine by the hour, but the ratio
-//! varies less.
+//! Two threads stand for two processes: the memory and the system calls are the same. A round trip is two wake-ups.
+//! Before a thread rings, it yields its processor for a while, until the other one is asleep. The time runs from the
+//! ring until the other thread is awake and has what it was woken for. The benchmark also measures how often both
+//! threads really slept in a round trip, which must be close to two. Without the wait before each ring, that number is
+//! not close to two, and then bare eventfds and rings cannot be compared, because their threads do not sleep equally
+//! often. The kinds take turns in one run, and medians are taken over single round trips: the cost of a wake-up varies
+//! on a machine by the hour, but the ratio varies less.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -153,7 +153,7 @@ fn bare_round_trips(time: Duration, trips: &mut Trips) {
     let new = || EventFd::new().expect("an eventfd");
     let (there, back, stop) = (new(), new(), AtomicBool::new(false));
     let clock = Instant::now();
-    // The time of the last ring, and how long the way there took.
+    // The time of the last ring, and how long the first half of the round trip took.
     let (rung, took) = (AtomicU64::new(0), AtomicU64::new(0));
     let ring = |bell: &EventFd| {
         rung.store(hold(clock), Ordering::Release);
@@ -264,8 +264,8 @@ fn receive<D: Doorbells>(consumer: &mut Consumer<Ringer<'_, D>>, bells: &D) -> E
     entry[0]
 }
 
-/// Measures round trips of one entry through two rings. The entry has the time at which it was sent, and how long the
-/// way there took.
+/// Measures round trips of one entry through two rings. An entry contains the time at which it was sent, and an answer
+/// also how long the first half of the round trip took.
 fn ring_round_trips<D: Doorbells>((ours, theirs): (D, D), time: Duration, trips: &mut Trips) {
     const STOP: Entry = [u64::MAX; 8];
     let ((there, there2), (back, back2)) = (ring(64), ring(64));

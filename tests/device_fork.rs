@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests a handle after `fork`: the child is told, but the parent does not notice.
+//! Tests a handle after `fork`: the child's calls are refused, and the parent's attachment goes on unharmed.
 //!
 //! This is a separate program with one thread, because only such a process can fork safely.
 
@@ -83,7 +83,7 @@ fn next_event<C: Channel>(handle: &mut Handle<C>) -> Event {
     }
 }
 
-/// A kernel that carries out every call and writes its number into a pipe, as a child's copy does, too.
+/// A kernel that carries out every call and writes the call's number into a pipe; a child's copy does the same.
 #[derive(Debug)]
 struct Pipe(UnixStream);
 

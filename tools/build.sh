@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Builds what is installed. The result is the same to the byte wherever the source is: tools/build.sh library|programs
-# ...
+# Builds what is installed: tools/build.sh library|programs ... The result is the same to the byte, in whatever
+# directory the source is.
 #
 #   library     libsmbdirect.a, and the shared library that is linked from it
 #   programs    smbdirectd, smbdirectctl, smbdirectctl-bench

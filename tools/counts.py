@@ -122,7 +122,7 @@ def typical(counters):
 
 
 def count_calls(root, options, tracing):
-    """Returns for each case and program what it does for an operation, in each round."""
+    """Returns what each program does for an operation in each case, for each round."""
     rounds = {case: {program: [] for program in PROGRAMS} for case in CASES}
     bench = Bench(root, options)
     for number in range(options.rounds):
@@ -177,7 +177,7 @@ def instructions(bench, case, number):
 
 
 def count_instructions(root, options):
-    """Returns for each case and program the instructions per operation.
+    """Returns the instructions per operation of each program in each case.
 
     For smbd, this is the least number between one request and the next: callgrind makes everything so slow that smbd
     hands most of the operations to threads. smbdirectd has no such place, so its instructions in a run of N operations
@@ -224,8 +224,8 @@ def judge(counts, thresholds):
 
 
 def gain_from(name, threshold):
-    """Returns the limit below which a count is a gain. Fewer sleeps are no gain: a busy machine saves some by chance,
-    and a change that saves sleeps for good saves calls too."""
+    """Returns the limit below which a count is a gain. Fewer sleeps do not count as a gain: a busy machine saves
+    some by chance, and a change that saves sleeps for good saves calls too."""
     return 0 if name == SLEEPS else min(threshold * BELOW, threshold - GAIN)
 
 
@@ -238,7 +238,8 @@ def each(thresholds):
 
 
 def test_judge(thresholds):
-    """Checks that each threshold lets a little more pass, catches a tenth more, and notices a gain."""
+    """Checks that each threshold lets a count pass that is a little higher, catches one that is more than a tenth
+    higher, and notices a gain."""
     for operation, way, program, name, threshold in each(thresholds):
         gain = gain_from(name, threshold)
         for count, sentences in ((threshold, (0, 0)), (threshold * 1.09, (0, 0)), (threshold * 1.11, (1, 0)),

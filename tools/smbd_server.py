@@ -236,7 +236,7 @@ class Server:
         path.chmod(0o777)
 
     def status(self, check=True):
-        """Returns the device's status, or None if it gives none and need not."""
+        """Returns the device's status. If the device gives none, this fails, or returns None with check=False."""
         command = [self.programs / "smbdirectctl", "status", "--json", "--control", self.control]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, check=check,
                               timeout=PATIENCE)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counts the system calls and the sleeps of processes with tracefs, Linux's own record of events.
 
-strace would not do: a process that ptrace stops at each call takes many times as long for it. It then finds other
-things done when it looks, and it sleeps and wakes others at other times. An event of tracefs takes well below a
-microsecond.
+strace would not do: a process that ptrace stops at each call takes many times as long for it. So when it looks, other
+things have happened, and it sleeps and wakes others at other times. An event of tracefs takes well below a microsecond.
 
 Needs root, the machine's own process namespace (tracefs does not know the process numbers of others), and a kernel with
 CONFIG_FTRACE_SYSCALLS, as distributions build it.
@@ -91,7 +90,7 @@ class Tracing:
     def try_it(self):
         """Fails if the kernel does not record system calls, or if it has another number for this process."""
         self.start([os.getpid()])
-        # tracefs learns at a sleep to which process a thread belongs.
+        # tracefs learns to which process a thread belongs when the thread sleeps.
         time.sleep(0.01)
         for _ in range(100):
             os.getppid()

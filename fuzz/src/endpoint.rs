@@ -67,7 +67,7 @@ struct Model {
 }
 
 /// Runs a list of operations on an endpoint. The endpoint keeps its credits right, takes nothing without a credit, cuts
-/// messages without gaps, gives up a peer only when its time is over, and stays closed once it is closed.
+/// messages without gaps, gives up a peer only when its time is up, and stays closed once it is closed.
 pub fn endpoint(data: &[u8]) {
     let mut input = Input::new(data);
     let acceptor = input.u8() % 2 == 0;

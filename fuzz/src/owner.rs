@@ -24,7 +24,7 @@ const DEPTHS: Depths = Depths {
     regions: 4,
 };
 
-/// The most FPDUs that are taken from the queue pair in one operation.
+/// Maximum number of FPDUs that are taken from the queue pair in one operation.
 const FPDUS: u8 = 32;
 
 struct Region {
@@ -73,7 +73,6 @@ struct Model {
 /// length; and operations of an owner. Data goes only to and from the intended memory; each posted request ends once,
 /// in order; no more READs are requested than agreed; after a broken rule the connection stays broken; each call makes
 /// progress.
-/// broken rule the connection stays broken; each call makes progress.
 pub fn iwarp_owner(data: &[u8]) {
     let mut input = Input::new(data);
     let mut model = Model::new(&mut input);
@@ -487,7 +486,7 @@ fn remote(input: &mut Input<'_>) -> RemoteAddress {
     }
 }
 
-/// Computes no real CRC32C, but a checksum that distinguishes messages just as well, and is fast.
+/// Computes a checksum that is not a real CRC32C, but distinguishes messages just as well and is fast.
 fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| {
         crc.rotate_left(5).wrapping_add(u32::from(*byte))

@@ -37,7 +37,7 @@ pub(crate) struct Rules {
 /// The effect of a segment that is accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    /// The place of its payload.
+    /// The memory for its payload.
     pub(crate) place: Option<Sge>,
     /// The work request that it completes.
     pub(crate) completes: Option<Completion>,

@@ -31,7 +31,7 @@ pub(crate) const DEPTHS: Depths = Depths {
     responses: 4,
     regions: REGIONS.len(),
 };
-/// The peer's name for the first READ of this side; later READs count on from there.
+/// The token by which the peer names the target of this side's first READ; those of later READs count on from there.
 pub(crate) const SINK: u32 = 1;
 /// The bytes at the start of each SEND.
 const HEADER: &[u8] = b"header";
@@ -218,7 +218,7 @@ impl Side {
         }
     }
 
-    /// Returns the place of a piece, as it was posted.
+    /// Returns the memory of a piece, as it was posted.
     fn sge(&self, piece: Piece) -> Sge {
         let region = *self.qp.memory(piece).expect("registered memory") as u32;
         Sge {
@@ -228,7 +228,7 @@ impl Side {
         }
     }
 
-    /// Returns the place of a segment's payload.
+    /// Returns the memory for a segment's payload.
     fn payload(&self, segment: &Segment) -> Option<Sge> {
         let region = *self.qp.payload(segment).expect("registered memory")? as u32;
         Some(Sge {

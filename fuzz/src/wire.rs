@@ -23,7 +23,7 @@ fn lies_in(part: &[u8], whole: &[u8]) -> bool {
 }
 
 /// Checks both negotiate messages: a parsed message is encoded to the same bytes, except that reserved bytes become
-/// zeros. A message that passes the check is also legal by a second implementation.
+/// zeros. A message passes the check if and only if a second implementation finds it legal.
 pub fn wire_negotiate(data: &[u8]) {
     let request = NegotiateRequest::parse(data);
     assert_eq!(request.is_ok(), data.len() >= 20);
@@ -98,8 +98,8 @@ pub fn wire_data_transfer(data: &[u8]) {
     assert_eq!(DataTransfer::parse(&again), Ok(moved));
 }
 
-/// Checks a list of buffer descriptors after the length of a transfer: the pieces cover the transfer in order, within
-/// the described memory, and nothing else is accepted.
+/// Checks a list of buffer descriptors, which follows the length of a transfer in the input: the pieces cover the
+/// transfer in order, within the described memory, and nothing else is accepted.
 pub fn wire_buffer_descriptor(data: &[u8]) {
     assert_eq!(BufferDescriptorV1::parse(data).is_ok(), data.len() >= 16);
     if let Ok(descriptor) = BufferDescriptorV1::parse(data) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The client of `make demo` (`tools/demo.py` starts the server): copies a file to a share and back over one session,
-//! by RDMA, in SMB Direct messages, and over TCP, and compares it with the file on the server's disk.
+//! The client of `make demo` (`tools/demo.py` starts the server): copies a file to a share and back in one session,
+//! three times: by RDMA, in SMB Direct messages, and over TCP. Each time it compares the file with the one on the
+//! server's disk.
 //!
 //! The client holds the whole file in memory, so that only the copying is measured: by RDMA the server reads the file
 //! from this memory and writes it there. The program is a single file, longer than the others, so that it can be read
 //! as an example of a client.
-//! example of a client.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -29,13 +29,13 @@ use smbdirect::sys::Memory;
 
 /// Bytes per request, if both sides allow that many.
 const REQUEST: u32 = 1 << 20;
-/// The number of requests at a time.
+/// The number of requests that are outstanding at a time.
 const DEPTH: usize = 8;
 /// Bytes that are registered at a time: a multiple of every possible request size.
 const PART: usize = 64 << 20;
 /// How long smbdirectd may take to report its status.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// `USER_HZ`: what /proc counts processor time in.
+/// `USER_HZ`: the ticks per second in which /proc counts processor time.
 const TICKS: f64 = 100.0;
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -58,7 +58,7 @@ struct Options {
     /// The share, as `HOST/SHARE`
     #[arg(long)]
     share: String,
-    /// What the share holds, on the server's disk
+    /// The directory of the share, on the server's disk
     #[arg(long)]
     files: PathBuf,
     #[arg(long)]
@@ -144,7 +144,7 @@ struct Demo<'a> {
     tcp: Connection,
     direct: Connection,
     tree: u32,
-    /// The file, and what it is compared with.
+    /// The contents of the file, which the copies are compared with.
     memory: Memory,
     size: usize,
     sha256: String,
@@ -235,7 +235,7 @@ impl<'a> Demo<'a> {
         let on_disk = hash_file(&path)?;
         self.same("on the server's disk", &name, &on_disk)?;
 
-        // Zeros first, so that data that was not read cannot pass for data that was there before.
+        // Fill the memory with zeros first, so that data left from before cannot pass for data that was read.
         let zeros = vec![0; 1 << 20];
         for offset in (0..self.size).step_by(zeros.len()) {
             self.memory.write(offset, &zeros).map_err(text)?;
@@ -251,13 +251,13 @@ impl<'a> Demo<'a> {
         connection.close(tree, file).map_err(text)?;
         let back = hash(&self.memory)?;
         self.same("read back", &name, &back)?;
-        println!("     {name}: SHA-256 is the same on the disk and in what was read back");
+        println!("     {name}: SHA-256 is the same on the disk and in the data read back");
         Ok([written, read])
     }
 
-    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. If the system
-    /// must first get that memory from a hypervisor, that takes far longer than any way of writing, and it would count
-    /// against the way that is measured first.
+    /// Writes zeros over the whole length of the file, so that the system has memory and room for it. Otherwise the
+    /// system may first have to get the memory from a hypervisor. That takes far longer than any way of writing, and
+    /// would count against the way that is measured first.
     fn fill(&self, path: &PathBuf) -> Result<()> {
         let opened = OpenOptions::new().write(true).open(path);
         let mut file = opened.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -356,7 +356,7 @@ impl<'a> Demo<'a> {
     }
 }
 
-/// A file on its way.
+/// A transfer of the file.
 struct Job {
     tree: u32,
     file: FileId,

@@ -269,13 +269,13 @@ impl Daemon {
         }
     }
 
-    /// Stops the daemon, and checks that it ends in order. Keeps its directory.
+    /// Stops the daemon, and checks that it exits cleanly. Keeps its directory.
     pub fn stop(self) -> Directory {
         self.signal(Signal::TERM);
         self.ended()
     }
 
-    /// Checks that the daemon, which was told to stop, ends in order. Keeps its directory.
+    /// Checks that the daemon, which was told to stop, exits cleanly. Keeps its directory.
     pub fn ended(mut self) -> Directory {
         let status = self.wait();
         assert!(status.success(), "{status}; the log:\n{}", self.log());

@@ -19,7 +19,7 @@ use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
 use smbdirect::units::Instant;
 
-/// How long to wait between looks at the server's TCP side.
+/// How long to wait between two checks of the server's TCP side.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A running forwarder.

@@ -2,10 +2,9 @@
 
 //! Finds the blocks of commands in `docs` that tests run unchanged.
 //!
-//! If three backticks and `sh run` begin a block, it is run with a smbdirectd; with `sh run-samba`, it is run with a
-//! real smbd. The commands find scripts that have the programs' names and add what a test needs: another control socket
-//! or another configuration.
-//! another configuration.
+//! A block that begins with three backticks and `sh run` is run with a smbdirectd, and one with `sh run-samba` is run
+//! with a real smbd. The commands find scripts that have the programs' names and add what a test needs: another control
+//! socket or another configuration.
 
 use std::fmt;
 use std::fs::{self, Permissions};

@@ -2,9 +2,9 @@
 
 //! Tests and measures SMB Direct for Samba from outside; a server runs none of this.
 //!
-//! [`client`] is an SMB client that places file data directly. `smbdirectctl bench`, the demo and the tests with a real
-//! smbd use it; like everything here, it is built on the product's transport. The rest is what several test programs
-//! start:
+//! [`client`] is an SMB client that can move file data by RDMA. `smbdirectctl bench`, the demo and the tests with a
+//! real smbd use it; like everything here, it is built on the product's transport. The rest is what several test
+//! programs start:
 //!
 //! ```text
 //!   daemon      smbdirectd, with a directory, a socket and ports of its own

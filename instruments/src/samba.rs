@@ -57,12 +57,12 @@ impl Samba {
         matches!(self.default("smb direct").as_str(), "No" | "Yes")
     }
 
-    /// Whether its smb.conf knows SMB Direct as a transport, as that of 4.24 does.
+    /// Returns whether its `server smb transports` parameter exists, as in Samba 4.24.
     pub fn has_transports(&self) -> bool {
         self.default("server smb transports").contains("tcp")
     }
 
-    /// The default of a parameter of smb.conf, empty if there is none of that name.
+    /// Returns a parameter's default, or an empty string if Samba does not know the parameter.
     fn default(&self, parameter: &str) -> String {
         let mut command = Command::new(self.program("testparm"));
         command.args(["-s", &format!("--parameter-name={parameter}"), "/dev/null"]);
@@ -93,7 +93,7 @@ pub struct Setup<'a> {
 /// A running server.
 pub struct Server {
     child: Child,
-    /// The address of TCP.
+    /// The address at which smbd serves TCP.
     pub tcp: SocketAddr,
     /// The address of SMB Direct: the device's, or a forwarder's if smbd cannot use the device.
     pub smb_direct: SocketAddr,
@@ -172,7 +172,7 @@ impl Server {
             let start = |directory| Daemon::start_in(directory, &setup);
             daemon = resting.take().map(start);
         }
-        // smbd would share a port that the device has, so use one that is free for both.
+        // smbd could bind a port on which the device already listens, so choose a port that differs from the device's.
         let smb_direct = daemon.as_ref().map_or_else(free_port, Daemon::address);
         let mut tcp = free_port();
         while tcp == smb_direct {
@@ -199,7 +199,7 @@ impl Server {
         }
     }
 
-    /// The directory that holds everything of the server.
+    /// The directory that holds all of the server's files.
     pub fn directory(&self) -> &Path {
         &self.root
     }
@@ -267,12 +267,12 @@ impl Server {
         self.resting = self.daemon.take().map(Daemon::kill);
     }
 
-    /// Waits until the device, which was told to stop, has ended in order.
+    /// Waits until the device, which was told to stop, has exited cleanly.
     pub fn wait_for_end_of_device(&mut self) {
         self.resting = self.daemon.take().map(Daemon::ended);
     }
 
-    /// Starts the device in its old place, and waits until smbd uses it.
+    /// Starts the device in its directory, and waits until smbd uses it.
     pub fn start_device(&mut self) {
         let setup = daemon::Setup {
             listen: Some(self.smb_direct),
@@ -366,7 +366,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(Instant::now() < end, "smbd runs on");
+            assert!(Instant::now() < end, "smbd did not exit in time");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -381,7 +381,8 @@ impl Server {
         }
     }
 
-    /// Returns whether smbd's change-notify process runs: smbd listens before that, and refuses shares until then.
+    /// Returns whether smbd's change-notify process runs: smbd listens before that process runs, and refuses shares
+    /// until it does.
     fn has_notifyd(&self) -> bool {
         let name = b"notify-daemon";
         let names = fs::read(self.root.join("lock/names.tdb"));

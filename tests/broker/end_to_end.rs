@@ -283,7 +283,8 @@ fn a_flood_of_messages_arrives_in_order_with_waits_for_room() {
     }
 }
 
-/// A worker does not wake the device for messages that it gives back, unless the device wants their room.
+/// A worker does not wake the device for messages that it gives back, unless the device wants the memory that they
+/// occupy.
 #[test]
 fn messages_that_need_all_memory_arrive_as_fast_as_they_are_taken() {
     let scene = Scene::with(|config| config.memory.receive.max_segments = 4);
@@ -512,7 +513,7 @@ fn fetch(process: &mut Process, conn: u64, client: &Client, length: u32) {
     process.0.free(buffer.number).expect("in use");
 }
 
-/// There are as many clients for each MiB as a thousand would be for 4 GiB.
+/// Each client's share of the memory limit is as large as if a thousand clients shared 4 GiB.
 #[test]
 fn many_idle_clients_that_wrote_once_need_little_memory() {
     const CLIENTS: u64 = 20;
@@ -546,7 +547,7 @@ fn many_idle_clients_that_wrote_once_need_little_memory() {
     });
     let each = idle.totals.memory / CLIENTS;
     println!(
-        "{} bytes for an idle client, {each} at last",
+        "{} bytes for an idle client, {each} in the end",
         before / CLIENTS
     );
     assert!(each < 768 << 10, "{each}");
@@ -571,7 +572,7 @@ fn no_transfer_fails_because_others_hold_memory() {
     for (process, ..) in &mut others {
         assert_eq!(process.0.allocate(1 << 20).err(), Some(Status::Again));
     }
-    // The workers give back what they have one after the other, as transfers end.
+    // As transfers end, one worker after another gives back the memory that it holds.
     for buffer in held {
         greedy.0.free(buffer.number).expect("in use");
     }

@@ -19,7 +19,7 @@ use smbdirect::sys::Memfd;
 use crate::raw::Raw;
 use crate::scene::Scene;
 
-/// Returns what must be the same as before.
+/// Returns the parts of a report that must be the same as before.
 fn held(report: &Report) -> impl PartialEq + std::fmt::Debug + use<> {
     (
         report.totals.clone(),

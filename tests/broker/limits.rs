@@ -200,7 +200,7 @@ fn memory_that_is_not_used_comes_back() {
         &[target.part(0, 4096)],
     );
     assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
-    // The data is there when a message that was sent after it arrives.
+    // The data must be there once a message that was sent after it has arrived.
     worker.reply(conn, b"behind");
     assert_eq!(client.message(), b"behind");
     assert_eq!(target.memory.to_vec(0, 4096).unwrap(), [5; 4096]);
@@ -345,7 +345,7 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
     assert_eq!(forked.detached(), Status::ClosedByPeer);
 }
 
-/// A worker waits for a client that takes no responses. Meanwhile it takes no messages, while that client goes on
+/// A worker waits for a client that takes no responses. Meanwhile the worker takes no messages, and the client goes on
 /// sending.
 #[test]
 fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
@@ -431,7 +431,7 @@ fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
     // These messages leave some of its credits.
     let messages: Vec<Vec<u8>> = (0..15u8).map(|n| vec![n; 40_000]).collect();
     client.send_all(&messages);
-    // The messages have a quarter of both segments.
+    // The messages occupy a quarter of both segments.
     let status = scene.until("it waits", |status| {
         status
             .connections

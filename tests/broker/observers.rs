@@ -150,7 +150,7 @@ fn nobody_becomes_a_worker_or_a_listener_there() {
     let mut observer = Raw::attach(&path, role::OBSERVER);
     observer.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
     assert_eq!(observer.detached(), Status::Denied);
-    // Send bytes that are not a message, a second message of the first kind, and descriptors.
+    // Send what is not a message: a single byte, zeros, more bytes than any message may have, and then a descriptor.
     for bytes in [&b"x"[..], &[0; 100], &[0xff; 4097]] {
         let mut raw = Raw::connect(&path);
         raw.socket.send(bytes, &[]).unwrap();

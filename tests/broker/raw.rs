@@ -66,7 +66,7 @@ pub(crate) struct Raw {
     pub(crate) send: Vec<Memory>,
     pub(crate) bulk: Vec<Memory>,
     pub(crate) receive: HashMap<(u32, u32), Memory>,
-    /// Every list that the device has sent.
+    /// Every list of addresses that the device has sent.
     pub(crate) addresses: Vec<Vec<abi::Address>>,
     /// Messages that no call has asked for yet.
     messages: VecDeque<Message>,
@@ -228,7 +228,7 @@ impl Raw {
         Status::Ok
     }
 
-    /// Asks for a segment with room for the longest buffer of BULK, without waiting for the answer.
+    /// Asks for a segment with room for the longest BULK buffer, without waiting for the answer.
     pub(crate) fn ask_for_bulk(&mut self) -> u64 {
         let units = self.attached.unwrap().memory.bulk.longest_run;
         let region = region::BULK;

@@ -213,8 +213,8 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
     }
 }
 
-/// The client comes at every moment between the end of a worker and the time when nothing is left of it, and to
-/// reactors that the worker has heard of as well as to others.
+/// The client connects at every moment between the end of a worker and the time when nothing of the worker is left. It
+/// connects to reactors that the worker knows as well as to others.
 #[test]
 fn a_client_that_comes_while_its_worker_ends_finds_another() {
     let scene = Scene::with(|config| config.reactors = 2);
@@ -312,7 +312,7 @@ fn a_connection_is_transferred_by_guid_with_a_first_message() {
     assert_eq!(second.pdu(info.conn), b"next");
     second.reply(info.conn, b"answer");
     assert_eq!(client.message(), b"answer");
-    // The connection no longer belongs to the first worker, and it is no fault to use it late.
+    // The connection no longer belongs to the first worker, and using it late is not a fault.
     first.send_pdu(conn, 5, b"late");
     let (sent, status) = first.expect(event::SENT);
     assert_eq!((sent.cookie, status), (5, Status::Flushed));

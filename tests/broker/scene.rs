@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A broker for the tests, and what they do with it.
+//! A broker for the tests, and the steps that they share.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;

@@ -131,7 +131,7 @@ fn words(halves: &[u16], wholes: &[u32]) -> Vec<u8> {
     halves.chain(wholes).collect()
 }
 
-/// Sends a message of SMB Direct from one end to the other.
+/// Sends an SMB Direct message from one end to the other.
 fn message(w: &mut World<Rig>, pair: Pair, way: usize, header: &[u8], payload: usize) {
     let (from, to) = pair.both_ways()[way];
     let buffer = w.register(to, 8192, Access::Local);

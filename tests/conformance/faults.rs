@@ -26,7 +26,8 @@ fn loaded(name: &str, plan: FaultPlan) -> (World<Rig>, Pair) {
     (w, pair)
 }
 
-/// Waits for the end of a connection. Returns the reason at the end with the fault, and at the other.
+/// Waits for the end of a connection. Returns the reason that the end with the fault reports, and the reason that the
+/// other end reports.
 fn hit(w: &mut World<Rig>, pair: Pair) -> (CloseReason, CloseReason) {
     let (client, server) = (w.closes(pair.client), w.closes(pair.server));
     if client == CloseReason::Injected {
@@ -87,7 +88,7 @@ fn any_completion_may_fail_and_ends_its_connection() {
                 ..FaultPlan::default()
             };
             let (mut w, pair) = loaded("fail", plan);
-            // Receives that get no message complete only at the end.
+            // If no message comes for a receive, the receive completes only when the connection ends.
             w.go_on(100);
             w.close(pair.client);
             w.closes(pair.client);

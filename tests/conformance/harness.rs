@@ -35,7 +35,7 @@ pub enum Tells {
 pub struct Fidelity {
     pub tells: Tells,
     /// Whether a receive names the token that its message has invalidated, and local work may still use the region.
-    /// siw's token also covers local work, and siw's interface has no field for the name.
+    /// siw's token also covers local work, and siw's interface has no field for the invalidated token.
     pub names_invalidated: bool,
     /// Whether RDMA READs need permission. siw serves them from all memory that is registered with the connection.
     pub checks_reads: bool,
@@ -143,7 +143,7 @@ impl Rig {
         self
     }
 
-    /// Waits for the descriptors, as an otherwise idle owner would. They are registered anew each time, so that a
+    /// Waits for the descriptors, as an otherwise idle owner would. They are registered again each time, so that a
     /// descriptor that is already readable counts.
     fn wait_readable(&self, timeout: Duration) -> bool {
         let mut poll = mio::Poll::new().unwrap();
@@ -205,7 +205,7 @@ impl Harness for Rig {
             (Clock::Virtual(_), None) => false,
             (Clock::Real(_), next) => {
                 let timeout = next.map_or(PATIENCE, |next| (next - now).min(PATIENCE));
-                // Wait one millisecond more than asked for, because the system's timer is no finer.
+                // Wait one millisecond more than asked for, because the system's timer is not finer.
                 self.wait_readable(timeout + Duration::from_millis(1))
                     || next.is_some_and(|next| next - now <= PATIENCE)
             }
@@ -255,7 +255,7 @@ impl Mem {
         self.sge(0, self.memory.len())
     }
 
-    /// Returns the peer's name for `offset`.
+    /// Returns the address by which the peer names `offset`.
     pub fn remote(&self, offset: u64) -> RemoteAddress {
         let RemoteAddress { token, address } = self.region.remote;
         RemoteAddress {

@@ -185,7 +185,7 @@ pub fn an_invalidation_revokes_exactly_that_region_and_is_reported<H: Harness>(h
             w.succeeds(from, read);
             assert_eq!(sink.bytes(), [byte; 50]);
         }
-        // For its owner it is still a region.
+        // Its owner may still use the region.
         if w.fidelity().names_invalidated {
             let target = w.register(from, 50, Access::Local);
             let receive = w.post_recv(from, target.all());

@@ -69,7 +69,7 @@ fn a_worker_that_could_not_answer_is_not_attached() {
     let (mut handle, mut device) = attaching(Role::Worker);
     let (cookie, _) = device.request();
     device.say(cookie, Answer::Attached(params()));
-    // The queue's connection may come first, but it is not reported.
+    // A connection may arrive before the worker is attached, but it is not reported.
     device.share_queue(1);
     device.share_receive(1);
     device.connect(info(conn(1)));
@@ -411,7 +411,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     handle.free(buffers[1].number).expect("in use");
     assert_eq!(device.released(), (region::BULK, 0, 0));
     assert_eq!(handle.free(buffers[1].number), Err(Status::NoBuffer));
-    // This number is free, and so is the next one's.
+    // The number of the segment is free again, so the next segment gets it.
     device.bulk.clear();
     device.grant(cookie, region::BULK);
     wait(&handle);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests that its user sees the same however an attachment ends.
+//! Tests that the user of a handle sees the same, however the attachment ends.
 
 use std::io::IoSlice;
 

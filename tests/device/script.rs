@@ -125,7 +125,7 @@ pub(crate) struct Device {
     shared: Rc<RefCell<Shared>>,
     readable: Rc<EventFd>,
     pub(crate) queues: Vec<Queue>,
-    /// Segments of SEND and of BULK, shared with the library.
+    /// SEND segments and BULK segments, shared with the library.
     pub(crate) send: Vec<Memory>,
     pub(crate) bulk: Vec<Memory>,
 }
@@ -440,7 +440,7 @@ impl Device {
         }));
     }
 
-    /// Shares one more segment of RECEIVE with a queue.
+    /// Shares one more RECEIVE segment with a queue.
     pub(crate) fn share_receive(&mut self, queue: u32) {
         let memory = Memory::zeroed(segment_length(params().memory.receive));
         let of = self.queue(queue);
@@ -526,7 +526,7 @@ impl Device {
 }
 
 impl Queue {
-    /// Fills a buffer of RECEIVE with these bytes. Units are used in turn.
+    /// Fills a RECEIVE buffer with these bytes. Units are used in turn.
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> u64 {
         let units = params().memory.receive.units_per_segment;
         let needed = (bytes.len() as u32).div_ceil(RECEIVE_UNIT).max(1);

@@ -10,7 +10,7 @@ use zerocopy::FromZeros;
 use crate::process::Process;
 use crate::scene::{Client, Scene};
 
-/// The first number of a session.
+/// The SessionId of the client here; `churn` counts on from it.
 pub(crate) const SESSION: u64 = 0x1234;
 
 /// Makes a WRITE of `length` bytes by RDMA.

@@ -91,7 +91,7 @@ fn corrupt_rings() {
         let (client, worker, conn) = scene.pair(1);
         worker.queue_memory(0).write(place, &[0xa5; 8]).unwrap();
         worker.call(op::AUTHENTICATED, conn);
-        // Whatever lies there, only this worker is judged, and no other process is affected.
+        // Whatever the device finds there, it may detach only this worker, and no other process is affected.
         scene.send(&client, b"something");
         scene.pair(2);
         scene.leaves_nothing();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests the engine in one thread and in virtual time: shards, processes and clients on a network inside one object,
-//! without sockets, threads or a clock. These tests leave out only what a kernel has in their place.
+//! Tests the engine in one thread and in virtual time: shards, processes and clients on a network inside one object.
+//! Only sockets, threads and a clock are left out, and a kernel has its own in their place.
 //!
 //! `make miri` runs it under Miri.
 

@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, transmut
 /// Bytes of a unit of each region.
 pub(crate) const UNIT: u32 = 4096;
 
-/// The length of a worker's segments of SEND and BULK, in bytes.
+/// The length of a worker's SEND segment and of its BULK segment, in bytes.
 const SEGMENT: usize = 256 << 10;
 
 /// The offset in SEND at which a worker puts descriptors.
@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     messages: RefCell<VecDeque<(u32, u64, Vec<u8>)>>,
     queues: RefCell<BTreeMap<u32, Queue>>,
     receive: RefCell<BTreeMap<(u32, u32), Memory>>,
-    /// Why it takes no messages, if it does not.
+    /// Why the process takes no messages; `None` if it takes them.
     pub(crate) deaf: Cell<Option<Untold>>,
     doorbell: Rings,
 }
@@ -220,7 +220,7 @@ impl Process {
         self.segment(region::SEND)
     }
 
-    /// Gives back everything that it has of SEND and BULK.
+    /// Gives back all of its SEND and BULK memory.
     pub(crate) fn release(&self) {
         self.segments.take();
         self.changes.set(self.changes.get() + 1);
@@ -245,7 +245,7 @@ impl Process {
         Status::from_code(reply.status)
     }
 
-    /// Gives back the segments of RECEIVE that the device has asked for, and returns the requests.
+    /// Gives back the RECEIVE segments that the device has asked for, and returns the requests.
     pub(crate) fn give_back(&self) -> Vec<abi::Reclaim> {
         let asked = std::iter::from_fn(|| self.message::<abi::Reclaim>(kind::RECLAIM));
         asked
@@ -351,7 +351,7 @@ impl Process {
         queues.get_mut(&queue).unwrap().submissions.room().unwrap()
     }
 
-    /// Returns the memory of its queue with a shard.
+    /// Returns the memory of its queue with this number.
     pub(crate) fn queue_memory(&self, queue: u32) -> Memory {
         self.queues.borrow()[&queue].memory.clone()
     }

@@ -72,7 +72,7 @@ pub(crate) struct Scene {
     pub(crate) ends: Vec<&'static str>,
 }
 
-/// The most memory of a worker, in bytes.
+/// Maximum memory of a worker, in bytes.
 const LIMIT: u64 = 2 << 20;
 
 impl Scene {
@@ -367,12 +367,12 @@ impl Scene {
         registry.register(worker, guid, session, 100)
     }
 
-    /// Returns what the stopped shards have carried.
+    /// Returns the traffic of the shards that have stopped.
     pub(crate) fn carried(&self) -> Carried {
         *self.office.registry().carried("loopback")
     }
 
-    /// Ends all processes and clients, and checks that no connection and no byte that counts is left.
+    /// Ends all processes and clients, and checks that no connection and no charged memory is left.
     pub(crate) fn leaves_nothing(&mut self) {
         for id in self.processes.keys().copied().collect::<Vec<_>>() {
             self.detach(id);

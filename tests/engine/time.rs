@@ -92,7 +92,7 @@ fn a_worker_sleeps_until_something_is_for_it() {
     assert_eq!(worker.rings(), 1);
     let pdu = worker.expect(event::PDU);
     worker.take(&pdu);
-    // That a send has ended is not a sign of life.
+    // The end of a send does not wake the worker at once.
     worker.send(conn, 1, b"a response");
     worker.announces_sleep();
     scene.settle();

@@ -13,7 +13,7 @@ const THERE: RemoteAddress = RemoteAddress {
     token: RemoteToken(7),
     address: 0,
 };
-/// The most payload in one segment of an answer.
+/// Maximum payload of one segment of an answer, in bytes.
 const LARGEST: usize = 60_000;
 
 /// What a peer sends, and the result that is expected.
@@ -66,7 +66,8 @@ impl Script {
         }
     }
 
-    /// Waits until the peer has got that many READs, and then sends everything as fast as the fabric takes it.
+    /// Waits until the peer has received this many READ requests, and then sends everything as fast as the fabric takes
+    /// it.
     fn run(&self, world: &mut World, peer: &mut Peer, reads: usize) {
         world.read(peer, 52 * reads);
         let mut rest = &self.stream[..];

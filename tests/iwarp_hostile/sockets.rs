@@ -189,7 +189,7 @@ fn a_peer_that_never_takes_its_read_data_costs_no_other_peer() {
         for _ in 0..50 {
             world.echo();
         }
-        // The peer no longer gets what it has not got by now.
+        // Data that the peer has not received by now is no longer sent to it.
         world.fabric.deregister(conn, memory.region.id).unwrap();
         let mut bytes = Vec::new();
         bytes.extend(world.read_to_end(&mut peer));

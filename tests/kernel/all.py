@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """On the machine: runs every test with the kernel, each in a guest of its own, two at once.
 
-A guest often waits, for example until its peer's time limits pass, and another one uses the processors then. Needs what
-`make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
+A guest often waits, for example until its peer's time limits pass; meanwhile another guest uses the processors. Needs
+what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
 target/kernel/.
 """
 
@@ -23,7 +23,7 @@ import guest
 from guest import smbd_server
 
 HERE = pathlib.Path(__file__).resolve().parent
-# How many times a guest is tried if its kernel fails by a fault of its own.
+# How many times a guest is tried if its kernel fails because of a bug of its own.
 TRIES = 5
 
 
@@ -86,7 +86,7 @@ class Guests:
 
 
 def run(name, command, options, guests):
-    """Runs one test, and again if the kernel has failed by itself. Returns what it took, or None if it failed."""
+    """Runs one test, and again if a bug in the kernel ended it. Returns the time that it took, or None if it failed."""
     directory = options.output / name
     passed = []
     began, processor = time.monotonic(), 0.0
@@ -101,7 +101,7 @@ def run(name, command, options, guests):
             return {"seconds": round(time.monotonic() - began), "processor": round(processor)}
         if status != guest.KERNEL_FAILED:
             return None
-        guests.say(name, f"-- the kernel has failed by a fault of its own; try {attempt} of {TRIES}")
+        guests.say(name, f"-- a bug in the kernel ended the test; try {attempt} of {TRIES}")
         if name.endswith("conformance") or name in ("ksmbd", "outside"):
             continue
         # Tests that passed are not tried again: otherwise the sum of their chances to fail would make the guest fail.
@@ -114,7 +114,7 @@ def run(name, command, options, guests):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("tests", nargs="*", help="the tests to run, instead of all: software siw-failures")
+    parser.add_argument("tests", nargs="*", help="the tests to run instead of all, such as: software siw-failures")
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; without it, the tree of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=smbd_server.ROOT / "target/release",

@@ -22,11 +22,11 @@ import guest
 from guest import MEMORY, ClientHangs, Kernel, Load, Mount, Report
 
 MIB = 1 << 20
-# A client that signs or seals places nothing directly. With small requests, a sealing client's messages fit into its
+# A client that signs or seals moves no data by RDMA. With small requests, a sealing client's messages fit into its
 # limits; `sealed` tests messages that do not.
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
 
-# Two ways to make a mount seal while it chooses the sizes of its requests as if it did not.
+# Two ways to make a mount seal although it chooses request sizes for a mount without sealing.
 SEALED = {"seal": ("share", ["seal"]), "the share's `smb encrypt = required`": ("sealed", [])}
 
 # The kernel's messages when a test breaks a connection, or when a server is away for a while.
@@ -243,7 +243,7 @@ class Client:
     def failures(self):
         """Kills any process of the server under load: afterwards the mount works again, and synced data is there.
 
-        If the client hangs by its own fault (docs/interop.md), another mount is used instead.
+        If the client hangs because of its own bug (docs/interop.md), another mount is used instead.
         """
         with self.mount("echo_interval=5") as mounted:
             for name, kill in (("worker", self.kill_worker), ("smbd", self.kill_smbd), ("smbdirectd", self.kill_device)):

@@ -48,7 +48,7 @@ def measure(name, server, options, turn, results):
     try:
         with guest.Mount("/mnt/cifs", guest.ADDRESS["siw"], "share", server.user, "vers=3.1.1,nosharesock,cache=none") as mounted:
             for size, depth in JOBS:
-                # In Linux 6.12, ksmbd does not survive it if a later mount writes a file again.
+                # In Linux 6.12, ksmbd hangs when a client overwrites a file that an earlier mount wrote.
                 file = f"{name}-{turn}-{size}-{depth}"
                 for operation in ("write", "read"):
                     if operation == "write":

@@ -21,12 +21,12 @@ OUTSIDE = pathlib.Path("/mnt/guest")
 # A directory in the guest's memory.
 MEMORY = pathlib.Path("/mnt/share")
 
-# The exit status of a guest whose kernel has failed by a fault of its own (docs/interop.md): its client waits for ever,
-# in smbd_send or smbd_destroy, for work that failed with its connection, or has followed a null pointer while it
-# disconnected. Another try may succeed.
+# The exit status of a guest that failed because of a bug in the kernel's client (docs/interop.md). Either the client
+# waits for ever, in smbd_send or smbd_destroy, for work that failed when its connection broke, or it followed a null
+# pointer while it disconnected. Another try may succeed.
 KERNEL_FAILED = 42
 FAULTS = r"smbd_(send|destroy)\+|Workqueue: smbd_\w+ smbd_disconnect_rdma_work"
-# The same if siw is the acceptor: it may also miss the first message of a connection.
+# The same if siw is the acceptor, which may also miss the first message of a connection.
 FAULTS_OF_SIW = FAULTS + r"|smbd_negotiate rc=-"
 
 # The guest's own address on siw, and on rxe, because lo has no RDMA.
@@ -88,8 +88,8 @@ def debug_data():
 
 
 def is_late_break(lines):
-    """Recognizes the break of a lease that the client has just given up; it is logged with the first words of the next
-    message."""
+    """Recognizes the break of a lease that the client has just given up: cifs.ko logs "No task to wake", and in its
+    next line the first words of the break."""
     return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
 
 
@@ -110,11 +110,12 @@ def without_own(lines):
 
 
 class ClientHangs(Exception):
-    """The kernel's client hangs by its own fault, but all that a check says of the server is true."""
+    """The kernel's client hangs because of its own bug, but what the check tests of the server has passed."""
 
 
 def client_hangs():
-    """Tells whether a task waits now where the client waits for ever. Ask only if nothing has happened for a while."""
+    """Returns whether a task is waiting in one of the functions in which the client hangs for ever. Call this only if
+    nothing has happened for a while."""
     for path in pathlib.Path("/proc").glob("[0-9]*/task/[0-9]*/stack"):
         try:
             if re.search(FAULTS, path.read_text()):
@@ -191,7 +192,7 @@ class Watchdog:
         print("\n".join(said.splitlines()[-100:]))
         failed = self.faults.search(said)
         if failed:
-            print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
+            print("   because of a bug in the kernel (docs/interop.md)", flush=True)
         # Tasks that wait in the kernel cannot be killed, so end the whole guest.
         run("cp", "-r", MEMORY / "server/log", OUTSIDE / "server-log", check=False)
         (OUTSIDE / "dmesg").write_text(said)
@@ -245,7 +246,7 @@ class Report:
             self.write()
             self.explain()
             if self.faults.search(run("dmesg")):
-                print("   by a fault of the kernel's own (docs/interop.md)", flush=True)
+                print("   because of a bug in the kernel (docs/interop.md)", flush=True)
                 sys.exit(KERNEL_FAILED)
             raise
         # A mount between two checks may also wait for ever.
@@ -302,8 +303,8 @@ class Load:
                 self.done.append(number)
 
     def wait_for_more(self, count, seconds, or_else=None):
-        """Waits for `count` more successful rounds. If there is none for 40 seconds, asks `or_else` whether to wait any
-        longer; returns False if not."""
+        """Waits for `count` more successful rounds. If there is none for 40 seconds, calls `or_else`: if that returns
+        True, stops waiting and returns False."""
         wanted, last, since = len(self.done) + count, len(self.done), time.monotonic()
         ended = time.monotonic() + seconds
         while len(self.done) < wanted:

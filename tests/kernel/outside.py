@@ -33,7 +33,7 @@ def own_network():
 
 
 class Watch:
-    """The most that any connection has been seen to carry."""
+    """The highest counters that any connection has been seen to have."""
 
     def __init__(self, server):
         self.server = server

@@ -123,8 +123,8 @@ def flat(report, samples):
     """Compares the second quarter with the last one, because during the first everything that is kept is still being
     created.
 
-    Files and mounts come and go with the load, and so do descriptors and registrations: of these, the lowest counts
-    matter, because they grow with every one that is left behind. Of memory, the largest amount matters.
+    Files and mounts come and go with the load, and so do descriptors and registrations. So this compares the lowest
+    counts of these, which grow with every one that is left behind, but the largest amounts of memory.
     """
     quarter = len(samples) // 4
     early, late = samples[quarter:2 * quarter], samples[-quarter:]

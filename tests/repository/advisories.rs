@@ -213,14 +213,14 @@ impl<'a> List<'a> {
         Ok(found)
     }
 
-    /// Returns what the list cannot tell on this day about the crates of a lock file.
+    /// Returns the reasons why, on this day, the list may miss vulnerabilities of the crates of a lock file.
     fn warnings(&self, today: i64, lock: &str) -> Vec<String> {
         let mut warnings = Vec::new();
         let age = today - self.day;
         if age > OLD {
             warnings.push(format!(
-                "tests/repository/advisories.txt is of {}, {age} days ago: vulnerabilities published since then are not \
-                 known here. Run tools/advisories.py, which says what it needs",
+                "tests/repository/advisories.txt is from {}, {age} days ago: vulnerabilities published since then are \
+                 not known here. Run tools/advisories.py, which says what it needs",
                 self.date
             ));
         }

@@ -166,7 +166,8 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
     assert!(deaths > 0, "{lives} lives");
 }
 
-/// Returns what the other side makes of the index at `offset`, after three entries went in and one came out.
+/// Returns the result of the other side's next call after the index at `offset` was overwritten. Before that, three
+/// entries went in and one came out.
 fn after(offset: usize, index: u32) -> Result<usize, RingCorrupt> {
     let memory = Memory::zeroed(ring_length(4).expect("a capacity"));
     let ring = RingMemory::create(&memory, 4).expect("it fits");

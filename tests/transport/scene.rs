@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The memory of a simulation: what is under way, and what must arrive at which place.
+//! The memory of a simulation: what is under way, and what must arrive where.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::LazyLock;

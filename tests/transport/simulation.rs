@@ -563,7 +563,7 @@ impl Simulation {
         };
         assert!(end.outstanding.is_empty(), "{:?}", end.outstanding);
         if end.reliable && reason == "peer" && self.shortage_until.is_none() {
-            assert!(end.expected.is_empty(), "cut off by a close in order");
+            assert!(end.expected.is_empty(), "cut off by a graceful close");
         }
     }
 }

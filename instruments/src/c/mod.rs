@@ -28,7 +28,7 @@ pub fn declared(header: &str) -> BTreeSet<String> {
     functions.collect()
 }
 
-/// What a program links after its own objects.
+/// The arguments that a program is linked with after its own objects.
 const LIBRARIES: [&str; 3] = ["-Wl,--gc-sections", "-lgcc_s", "-lc"];
 
 /// Returns the directory that cargo keeps for tests: `tmp` in the target directory of the running test.
@@ -83,7 +83,7 @@ pub fn library() -> &'static Path {
     LIBRARY.get_or_init(|| built().join("libsmbdirect.a"))
 }
 
-/// Returns the shared library, under the name by which programs ask for it.
+/// Returns the path of the shared library, under the name with which programs load it.
 pub fn shared_library() -> PathBuf {
     let header = fs::read_to_string(header()).expect("include/smbdirect.h");
     let mut words = header.split_whitespace();
@@ -92,7 +92,7 @@ pub fn shared_library() -> PathBuf {
     built().join(format!("libsmbdirect.so.{number}"))
 }
 
-/// Returns the directory that has both libraries, as they are installed.
+/// Returns the directory that contains both libraries, built as for installation.
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {

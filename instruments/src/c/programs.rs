@@ -154,7 +154,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status;
             }
-            assert!(Instant::now() < end, "it runs on: {}", self.end());
+            assert!(Instant::now() < end, "it did not exit: {}", self.end());
             // Waiting for a child cannot have a time limit, so poll.
             thread::sleep(Duration::from_millis(2));
         }

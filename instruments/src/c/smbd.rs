@@ -62,7 +62,7 @@ impl Smbd {
         self.daemon.wait_for_status(is_so);
     }
 
-    /// Ends smbd once its clients are gone, and checks that nothing went wrong anywhere.
+    /// Ends smbd once its clients are gone, and checks that neither smbd nor the daemon reported a fault.
     pub fn finish(self) {
         self.program.finish();
         let log = self.daemon.log();

@@ -60,7 +60,7 @@ impl Connection {
         self.call(&Request::flush(tree_id, file)?).map(drop)
     }
 
-    /// Reads at most `length` bytes, which come in the response. There are fewer at the end of the file.
+    /// Reads at most `length` bytes, which come in the response. There are fewer if the file ends before that.
     pub fn read(
         &mut self,
         tree_id: u32,

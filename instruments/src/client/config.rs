@@ -21,7 +21,7 @@ pub struct Config {
     pub signing: Vec<SigningAlgorithm>,
     /// RDMA transforms offered for SMB 3.1.1. If empty, signed or encrypted data does not go by RDMA.
     pub transforms: Vec<TransformType>,
-    /// The same on all connections of a client: by this GUID a device finds the session's process.
+    /// The client's GUID, the same on all of its connections: a device uses it to find the session's process.
     pub client_guid: [u8; 16],
     /// Signs everything, even if the server does not require it.
     pub sign: bool,

@@ -20,10 +20,11 @@ use super::{
     Command, Config, Dialect, Error, Header, NtStatus, Protection, Request, Response, Result,
 };
 
-/// The most oplock and lease breaks that are kept until a caller takes them. No user of this client has as many opens.
+/// Maximum number of oplock and lease breaks that are kept until a caller takes them. No user of this client has as
+/// many opens.
 const MAX_BREAKS: usize = 128;
-/// The most bytes of a break that are kept: the longest kind, a lease break, has 44 after the header ([MS-SMB2]
-/// 2.2.23.2).
+/// Maximum number of bytes of a break that are kept: the longest kind, a lease break, has 44 bytes after the header
+/// ([MS-SMB2] 2.2.23.2).
 const LONGEST_BREAK: usize = HEADER_LENGTH + 44;
 
 /// What is known about a request that has not been answered.

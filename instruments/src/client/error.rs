@@ -49,7 +49,7 @@ pub enum Error {
     Send {
         /// Bytes of the message.
         length: usize,
-        /// Why.
+        /// Why the transport refused it.
         reason: SendError,
     },
     /// Memory can be registered only on SMB Direct connections.
@@ -77,7 +77,7 @@ pub enum Error {
     /// A message cannot be decrypted.
     #[error("a message from the server cannot be decrypted: the keys differ, or it was altered")]
     Decrypt,
-    /// Encryption is needed, but both sides have no cipher in common.
+    /// Encryption is needed, but the two sides have no cipher in common.
     #[error("the server offers no encryption that this client knows (AES-CCM, AES-GCM)")]
     NoCipher,
     /// The session has no keys: there is no login, or only one as a guest.

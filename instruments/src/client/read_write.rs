@@ -40,7 +40,7 @@ impl Channel {
 /// All fields of a READ request; they may contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The place in the response at which the client would like the data.
+    /// The offset in the response at which the client would like the data.
     pub padding: u8,
     /// `Flags`.
     pub flags: u8,

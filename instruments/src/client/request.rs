@@ -44,7 +44,7 @@ pub enum Protection {
     Sealed,
 }
 
-/// A request before it has a message id, and the data that is sent after it.
+/// A request that has no message id yet, with any bytes that follow its body.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
     /// The request's command.
@@ -112,7 +112,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the length in bytes, header included, rounded up to where another request of a compound may begin.
+    /// Returns the length in bytes, header included, rounded up to a multiple of 8, where the next request of a
+    /// compound may begin.
     pub(super) fn padded_length(&self) -> u32 {
         let length = HEADER_LENGTH + self.body.len() + self.data.len();
         u32::try_from(length.next_multiple_of(8)).unwrap_or(u32::MAX)

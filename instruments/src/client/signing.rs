@@ -116,7 +116,7 @@ impl Signer {
         let nonce = match self.algorithm {
             SigningAlgorithm::AesGmac => nonce.try_into().ok()?,
             SigningAlgorithm::AesCmac if nonce.is_empty() => [0; 12],
-            // It has no place there.
+            // HMAC-SHA256 does not protect this data, and AES-CMAC has no nonce.
             _ => return None,
         };
         Some(self.mac(&nonce, std::iter::once(data)))
@@ -131,8 +131,8 @@ impl Signer {
     }
 }
 
-/// Marks the nonces of data that goes by RDMA, in the upper third. The lowest bit is 0, as in the nonces of client
-/// messages.
+/// Marks the nonces of data that goes by RDMA, in their last four bytes. The lowest bit is 0, as in the nonces of
+/// client messages.
 const PAYLOAD: u32 = 0x8000_0000;
 
 /// Makes the nonce from the message id, whether the server signed the message, and whether it is a CANCEL ([MS-SMB2]
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Uses the final SESSION_SETUP response of the same article's sample of SMB 3.1.1.
+    /// Uses the final SESSION_SETUP response of the SMB 3.1.1 sample in the article that the tests of `keys` name.
     #[test]
     fn the_signature_of_the_published_sample_is_right() {
         let key = 0x73fe_7a9a_77be_f0bd_e49c_650d_8ccb_5f76_u128;

@@ -16,7 +16,7 @@ macro_rules! statuses {
                 pub const $name: Self = Self($value);
             )+
 
-            /// Returns `STATUS_…`, or `None` if file servers do not send it often.
+            /// Returns `STATUS_…`, or `None` for a status that file servers rarely send.
             #[must_use]
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {

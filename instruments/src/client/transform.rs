@@ -47,8 +47,8 @@ impl Transform {
 }
 
 impl Connection {
-    /// Returns the transform that the data of requests on a tree needs to go by RDMA, so that it is protected as their
-    /// messages are. `None`: they are not protected, or the connection has not negotiated the transform; see
+    /// Returns the transform that data of requests on a tree needs to go by RDMA, so that it is protected in the same
+    /// way as messages. `None`: messages are not protected, or the connection has not negotiated the transform; see
     /// [`Self::may_place`].
     #[must_use]
     pub fn transform(&self, tree_id: u32) -> Option<TransformType> {

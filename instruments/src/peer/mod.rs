@@ -260,7 +260,7 @@ impl Peer {
         }
     }
 
-    /// Closes in order, and waits for the end.
+    /// Closes gracefully, and waits for the end.
     pub fn close(mut self) -> CloseReason {
         self.transport.close(self.conn);
         self.wait_closed()
@@ -292,7 +292,7 @@ impl Peer {
         });
         match (result, &self.closed) {
             (Some(result), _) => result,
-            (None, Some(reason)) => panic!("waited for {what}, and the end came: {reason}"),
+            (None, Some(reason)) => panic!("waited for {what}; connection ended: {reason}"),
             (None, None) => panic!("waited for {what} for {TIMEOUT:?}; {self:?}"),
         }
     }

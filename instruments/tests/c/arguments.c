@@ -210,7 +210,7 @@ static void *structure(const void *start, size_t length, size_t size, uint32_t t
 	return copy;
 }
 
-/* Collects sizes that a structure of `size` bytes has in no version. */
+/* Collects sizes that are wrong in every version for a structure of `size` bytes. */
 static size_t wrong_sizes(size_t size, uint32_t *sizes)
 {
 	size_t count = 0;

@@ -185,7 +185,10 @@ static void untrusted(struct scene *scene)
 
 static void version(struct scene *scene)
 {
-	/* One device refuses this version, one ignores it, and one says more. */
+	/*
+	 * The first device refuses this version, the second answers in another one, and the third
+	 * names its own.
+	 */
 	static const char *const devices[] = {
 		"fake refuses-version", "fake other-version", "fake names-version",
 	};

@@ -77,8 +77,8 @@ struct worker {
 	uint8_t client_guid[16];
 	bool registering;
 	/*
-	 * Until then, no request is answered, because the client's next connection must find its
-	 * way here.
+	 * Whether the client's GUID is registered. Until then, no request is answered, because the
+	 * client's next connection must find its way here.
 	 */
 	bool registered;
 };

@@ -110,7 +110,7 @@ impl Client {
         assert_eq!(wrong.map(|(n, _)| 8 * n), None, "{length}");
         let last = pattern(offset + words.len() as u64).to_le_bytes();
         assert_eq!(rest, &last[..rest.len()], "{length}");
-        // Data of an earlier READ or the initial zeros, but none of this READ's.
+        // The bytes after the READ's data may be of an earlier READ or the initial zeros, but not of this READ.
         let behind = pattern(offset + (length as u64).next_multiple_of(8)).to_le_bytes();
         let behind_at = length.next_multiple_of(8);
         assert_ne!(scratch[behind_at..behind_at + 8], behind, "{length}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests the SMB client with the test's own server: direct placement, credits, what servers may do, and what they may
-//! not do. `instruments/tests/samba` tests it with a real smbd.
+//! Tests the SMB client with the test's own server: direct placement, credits, and what servers may and may not do.
+//! `instruments/tests/samba` tests it with a real smbd.
 
 mod server;
 

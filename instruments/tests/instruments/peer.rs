@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Checks with a plain acceptor that the client which other tests use does what its documentation says.
+//! Checks, with a plain acceptor, that the client that other tests use does what its documentation says.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -39,7 +39,7 @@ struct Server {
     start: Clock,
     memory: Memory,
     region: Option<Region>,
-    /// The place to which a `TURN` writes once everything has been read.
+    /// The descriptors of the client's memory to which a `TURN` writes once everything has been read.
     target: Vec<BufferDescriptorV1>,
     first: Option<BufferDescriptorV1>,
     received: Sender<Vec<u8>>,
@@ -214,7 +214,7 @@ fn learns_that_the_server_closed() {
 }
 
 #[test]
-#[should_panic(expected = "waited for a message, and the end came: closed by the peer")]
+#[should_panic(expected = "waited for a message; connection ended: closed by the peer")]
 fn does_not_wait_for_a_message_of_a_server_that_has_closed() {
     let (address, _received, _server) = start();
     let mut peer = Peer::connect(address);

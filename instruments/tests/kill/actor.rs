@@ -92,7 +92,7 @@ impl Actor {
         }
     }
 
-    /// Returns how it ended, if it ended without a signal from here; `false` is a failure.
+    /// Returns whether it succeeded, if it has ended without a signal from here.
     pub(crate) fn ended(&mut self) -> Option<bool> {
         let status = self.process.try_wait().expect("a child");
         status.map(|status| status.success())

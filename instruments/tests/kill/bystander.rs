@@ -82,7 +82,7 @@ impl Bystander {
         assert_eq!(self.worker.ended(), None, "the bystander's worker");
     }
 
-    /// Ends both in order.
+    /// Ends both cleanly: the client first.
     pub(crate) fn stop(mut self) {
         let mut rounds = self
             .progress

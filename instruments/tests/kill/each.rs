@@ -14,7 +14,7 @@ use instruments::peer::{Peer, smb2};
 /// A broker, a bystander, and the processes of an exchange.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
-    /// What the broker holds before any process comes, and then what it holds with the bystander.
+    /// What the broker holds before any process comes, and (`base`) what it holds once the bystander works.
     fresh: Held,
     pub(crate) base: Left,
     pub(crate) cast: Cast,

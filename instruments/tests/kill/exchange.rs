@@ -118,7 +118,7 @@ impl Cast {
         old.expect("one of each").kill()
     }
 
-    /// Makes all of them end what they have, and check that nothing of it is left.
+    /// Makes all processes end their connections and attachments, and check that nothing of these is left.
     pub(crate) fn reset(&mut self) {
         for actor in self.actors.values_mut() {
             actor.tell("reset");

@@ -117,8 +117,8 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// Returns this for a broker that holds `held` of the system. The caller reads that first, because asking for the
-    /// status takes descriptors.
+    /// Makes the record of a broker that holds `held` of the system. The caller reads `held` first, because asking for
+    /// the status takes descriptors.
     pub(crate) fn of(daemon: &Daemon, held: Held) -> Self {
         let mut this = Self::empty(held);
         let status = status(daemon);
@@ -144,8 +144,8 @@ impl Left {
         this
     }
 
-    /// Returns this once all memory and all registrations have owners: a working process changes them while the broker
-    /// is asked.
+    /// Makes the record once all memory and all registrations have owners: a working process changes them while the
+    /// broker is asked.
     pub(crate) fn settled(daemon: &Daemon) -> Self {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -159,7 +159,7 @@ impl Left {
         }
     }
 
-    /// Returns this for a broker without clients and processes.
+    /// Makes the record of a broker without clients and processes.
     pub(crate) fn empty(held: Held) -> Self {
         Self {
             held,

@@ -56,8 +56,8 @@ struct Server {
     connections: usize,
 }
 
-/// Serves the GUID of a client or the connection of a token, as the input says, until the input ends that. A worker for
-/// a token also ends with its connection.
+/// Serves a client's GUID or the connection that a token names, as the first line of the input says, until there is
+/// more input or the input ends. A worker for a token also ends with its connection.
 pub(crate) fn play_server(path: &Path) {
     let line = read_line().expect("whom to serve");
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -72,7 +72,7 @@ pub(crate) fn play_server(path: &Path) {
         let detached = server.run(guid.is_none());
         match (guid, detached) {
             (Some(guid), true) => server = Server::registered(path, guid),
-            // The input ended it, or the connection has ended.
+            // There is more input, or the connection has ended.
             _ => break,
         }
     }

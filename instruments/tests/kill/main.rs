@@ -11,8 +11,8 @@
 //! ```
 //!
 //! `exchange` has the steps. After each of them, `each` kills one of the processes, and `broker` kills the broker.
-//! `inherit` kills a worker whose child lives on, and `soak` kills any process at any time. `held` compares what there
-//! is before and after.
+//! `inherit` kills a worker whose child lives on, and `soak` kills any process at any time. `held` compares what
+//! processes hold before and after.
 
 mod actor;
 mod broker;

@@ -259,7 +259,7 @@ impl Process {
         }
     }
 
-    /// Waits for a message, and leaves it in its place.
+    /// Waits for a message, and does not take it.
     fn wait_arrived(&mut self, conn: u64) {
         let event = self.find("a message", of(conn));
         self.events.push_front(event);

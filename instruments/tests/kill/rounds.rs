@@ -101,8 +101,8 @@ impl Rounds {
     }
 }
 
-/// Plays a client that connects again and again. For each line of its input, it prints `ok` after a round that began after
-/// the line.
+/// Plays a client that connects again and again. For each line of its input, it prints `ok` once a round that began
+/// after that line has ended.
 pub(crate) fn play_client(server: SocketAddr) {
     let line = read_line().expect("a GUID");
     let guid = bytes16(&["", &line], 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests at which addresses SMB Direct is served, and which of them clients are told: those that smb.conf names for
-//! TCP.
+//! Tests at which addresses SMB Direct is served, and which of these addresses are announced to clients. smb.conf
+//! decides both, as it does for TCP.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -79,7 +79,7 @@ fn without_it_all_are_served_and_those_of_interfaces_announced_also_after_a_relo
     assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
 
     server.reconfigure("bind interfaces only = no", "bind interfaces only = yes");
-    wait_until("the other address is left", || !is_served(left_out));
+    wait_until("it is no longer served", || !is_served(left_out));
     assert!(is_served(server.smb_direct));
 }
 

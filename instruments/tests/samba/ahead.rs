@@ -23,7 +23,7 @@ fn ahead(server: &Server) -> u64 {
     status["counters"]["fetched_ahead"].as_u64().unwrap_or(0)
 }
 
-/// Writes at each of `lengths` in turn, and then checks the file.
+/// Sends one WRITE of each of `lengths`, one after another in the file, and then checks the file.
 fn write(server: &Server, client: &mut Client, name: &str, lengths: &[u32]) {
     let file = client.open(name);
     let mut expected = Vec::new();
@@ -46,7 +46,7 @@ fn writes_that_follow_each_other_come_with_their_data() {
     let (server, mut client) = start(&[]);
     write(&server, &mut client, "equal", &[4096; 20]);
     assert_eq!(ahead(&server), 19);
-    // The first length exceeds what was lent, and the last two are too long to be fetched ahead.
+    // The first length exceeds the buffer that was lent, and the last two are too long to be fetched ahead.
     let lengths = [256 << 10, 1, 65_537, 256 << 10, 4095, 1 << 20, 1 << 20];
     write(&server, &mut client, "other", &lengths);
     assert_eq!(ahead(&server), 19 + 4);

@@ -83,7 +83,7 @@ fn places_what_is_signed_or_encrypted_with_transforms() {
             let arguments = [&arguments[..], &["--channel", "1,2"], bound].concat();
             let output = bench(&server, PASSWORD, &arguments);
             let cases = cases(&output);
-            // Data that is read, and data that is read back after writing, is compared with what it must be.
+            // Data that is read, and data that is read back after writing, is compared with the expected data.
             assert_eq!(cases.len(), 12);
             let placed = cases.iter().filter(|case| case["channel"] != 0);
             assert_eq!(placed.count(), 8, "{cases:?}");
@@ -138,7 +138,8 @@ fn takes_messages_for_a_share_that_is_encrypted() {
     assert!(shown.contains(", encrypted; TCP at"), "{shown}");
 }
 
-/// Such an smbd does not bind a channel to an encrypted session, no matter what encrypts it.
+/// An smbd with `smb encrypt = required` for the whole server does not bind a channel to an encrypted session, no
+/// matter what encrypts the session.
 #[test]
 fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
     let server = Server::start_with(Setup {

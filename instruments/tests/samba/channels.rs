@@ -82,7 +82,7 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
     let (pid, transports) = session(&server);
     assert_eq!(transports, ["smbdirect", "tcp"]);
     assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
-    // Either the device knew where the connection belongs, or smbd told it; now it is there.
+    // Either the device knew to which smbd the connection belongs, or smbd told it; now the connection is there.
     drop(tcp);
     reads(&mut direct, tree, &data);
 }
@@ -289,7 +289,7 @@ fn a_client_that_logs_off_or_disconnects_is_forgotten() {
     known(1, 1);
     let before = (count("established"), count("assigned"));
     let third = bind(&server, &tcp);
-    // The device knew where it belongs: no other process has owned it before.
+    // The device knew to which smbd the connection belongs: no other process has owned it before.
     let one_more = |count: Option<u64>| count.map(|count| count + 1);
     assert_eq!(count("established"), one_more(before.0));
     assert_eq!(count("assigned"), one_more(before.1));

@@ -2,7 +2,7 @@
 
 //! Tests that a client is served no matter how much other clients take: strangers, idle, greedy or stopped ones.
 //!
-//! Each test fills a server with one kind of such clients, all from another address. Then a client logs in, writes and
+//! Each test fills a server with clients of one such kind, all from another address. Then a client logs in, writes and
 //! reads by RDMA and leaves, three times. The test asserts that the client is served within the timeout that all tests
 //! have. It only prints how long that took, because on a busy machine a second is not the server's fault.
 
@@ -29,7 +29,7 @@ const ROUNDS: usize = 3;
 struct Relay {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
-    /// Bytes of clients that are still to be forwarded.
+    /// The number of bytes from clients that are still to be forwarded.
     left: Arc<AtomicUsize>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// Serves a client of this address several times, and prints the longest time that one round took.
+/// Runs a client that connects without a relay several times, and prints the longest time that one round took.
 fn others_are_served(server: &Server, what: &str) {
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {

@@ -516,7 +516,7 @@ fn signed_once(suite: &mut Suite, flags: u32, status: NtStatus) {
 #[test]
 fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_FlagsSignedNotSet_Fails() {
     let mut suite = Suite::both(&[Signing]);
-    // The suite's message is encrypted, so it means nothing that its header says that the message is signed.
+    // The suite's message is encrypted, so the flag in its header that says it is signed means nothing.
     signed_once(&mut suite, Header::SIGNED, NtStatus::INVALID_PARAMETER);
     // The description says that the message is not signed.
     for protection in [Protection::Sealed, Protection::Plain] {

@@ -71,7 +71,7 @@ impl Bytes {
     }
 }
 
-/// Returns what the connection carried for `action`; device and client must agree.
+/// Returns the traffic that `action` causes on the connection; device and client must agree.
 fn carried(server: &Server, client: &mut Client, action: impl FnOnce(&mut Client)) -> Bytes {
     let seen: Traffic = client.direct.traffic();
     let before = Bytes::of(server, seen.messages_in);

@@ -63,7 +63,7 @@ fn a_read_of_more_than_the_client_receives_is_refused_and_not_shortened() {
             let status = refusal(read(offset, length));
             assert_eq!(status, NtStatus::INVALID_PARAMETER, "{length} at {offset}");
         }
-        // A READ returns as much as fits, and as much as it asks for if the file ends before that.
+        // A READ is answered if it asks for no more than fits, or if the file ends before that.
         for (offset, length) in [
             (0, fits),
             (end - u64::from(fits), fits),

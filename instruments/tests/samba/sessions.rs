@@ -219,7 +219,7 @@ fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
     server.device().wait_for_status(|_| users() == (1, 2));
     let ended = stranger.serve(4 * TIMEOUT);
     assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
-    // The guest came later than the stranger, so wait until it, too, would be too late.
+    // The guest connected later than the stranger, so wait until the guest's login timeout would have passed, too.
     std::thread::sleep(Duration::from_secs(9));
     let how = Create::file(Disposition::Create);
     guest.create(tree, "of a guest", &how).expect("a file");

@@ -22,7 +22,7 @@ const SLOW: u32 = 12_345;
 const QUICK: u32 = 4096;
 /// A length that always takes a thread.
 const LONG: u32 = 300_000;
-/// The number of operations that must be fast after a slow one, and a few more.
+/// A few more than the number of fast operations after which smbd no longer uses a thread.
 const AGAIN: usize = 80;
 /// How many times a test is tried, because on a busy machine even a fast operation may take long.
 const ATTEMPTS: usize = 20;

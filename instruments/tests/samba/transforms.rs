@@ -65,7 +65,7 @@ fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) 
     negotiate_with(server, &[&[signing], more].concat())
 }
 
-/// The same with the mandatory context and these alone.
+/// Does the same with only the mandatory context and these.
 fn negotiate_with(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
     let mut preauth = vec![1, 0, 32, 0, 1, 0];
     preauth.extend([5; 32]);
@@ -329,8 +329,8 @@ fn every_cipher_and_signature_moves_data_of_any_size() {
     }
 }
 
-/// Returns what smbstatus says about the SMB Direct channels: how they protect what RDMA carries. Nothing if the records
-/// of channels do not have that, as in Samba 4.24.
+/// Returns how, according to smbstatus, the SMB Direct channels protect the data that RDMA carries. `None` if the
+/// records of channels do not contain that, as in Samba 4.24.
 fn shows(server: &Server) -> Option<Vec<String>> {
     let status = server.smbstatus();
     let sessions = status["sessions"].as_object().expect("sessions");
@@ -487,7 +487,7 @@ fn data_that_was_altered_or_is_of_another_session_is_not_written() {
         (encrypted(&server), NtStatus::AUTH_TAG_MISMATCH),
         (signed(&server), NtStatus::INVALID_SIGNATURE),
     ] {
-        // Try lengths below and above the one from which on threads do the work.
+        // Try lengths below and above the length at which threads begin to do the work.
         for length in [5000_u32, 200_000] {
             let data = pattern(length as usize, 2);
             let mut refused = |spoil: &mut dyn FnMut(&mut Transform, &mut Vec<u8>)| {
@@ -834,7 +834,7 @@ fn memory(process: u32) -> Vec<Vec<u8>> {
     found
 }
 
-/// Returns whether the memory contains any of these.
+/// Returns whether any part of the memory contains `what`.
 fn has(memory: &[Vec<u8>], what: &[u8]) -> bool {
     let (first, rest) = what.split_first().expect("not empty");
     memory.iter().any(|part| {

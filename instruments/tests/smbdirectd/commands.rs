@@ -47,7 +47,7 @@ fn prints_the_configuration_that_it_would_use() {
     assert!(settings.crc);
 }
 
-/// Runs the daemon with this configuration, and expects that it refuses with these words.
+/// Runs the daemon with this configuration, and expects it to refuse with these words.
 fn refused(text: &str, arguments: &[&str], words: &[&str]) {
     let directory = Directory::new();
     let file = directory.file("c.toml", text);
@@ -199,11 +199,12 @@ fn warns_of_a_limit_of_open_files_that_is_too_low() {
         log.contains("max_connections = 4096 and max_workers = 1024"),
         "{log}"
     );
-    // There are 4096 connections, 1024 that negotiate in each of two reactors, six for each worker, and 256 others.
+    // Of the descriptors, 4096 are for connections, 1024 in each of two reactors for connections that negotiate, six
+    // for each worker, and 256 for everything else.
     assert!(log.contains("about 12544 are needed"), "{log}");
 }
 
-/// The warning counts four for each process, and one for each reactor.
+/// The warning counts four descriptors for each process, and one more for each reactor.
 #[test]
 fn no_process_takes_more_open_files_than_are_counted_for_it() {
     const WORKERS: usize = 8;

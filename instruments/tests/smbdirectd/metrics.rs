@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests the metrics in the forms in which Prometheus and the textfile collector of node_exporter get them.
+//! Tests the metrics as Prometheus and node_exporter's textfile collector get them.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

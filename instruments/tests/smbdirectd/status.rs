@@ -145,7 +145,7 @@ fn watches_what_moves_until_the_device_has_gone() {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watching = command.spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    // It reads two looks, to see that they go on.
+    // Read two updates, to see that they go on.
     for _ in 0..2 {
         let wanted = [
             "Traffic      software: 0 B/s received, 0 B/s sent",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests with tshark, an independent decoder, what real connections send.
+//! Tests what real connections send, with tshark, an independent decoder.
 //!
 //! Two transports talk SMB Direct over the iWARP fabric and TCP, through a proxy that captures the bytes. tshark must
 //! find nothing malformed and every CRC good. It must read from the bytes, field by field and in order, what the

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A fabric that records what its owner posts, which is the endpoint's side of the story.
+//! A fabric that records what its owner posts, for comparison with the capture.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};

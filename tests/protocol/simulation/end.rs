@@ -430,7 +430,8 @@ impl End {
         self.truth.send > 0 && (self.truth.granted == 0 || self.truth.send == 1 && told)
     }
 
-    /// Returns when the peer is late with a message, unless it is kept from sending.
+    /// Returns the time at which the message in reassembly becomes late; `None` if there is none, or if this side keeps
+    /// the peer from sending.
     fn late_at(&self) -> Option<Instant> {
         let may_speak = self.truth.silent.is_none();
         let (begun, length) = self.truth.begun.filter(|_| may_speak)?;

@@ -40,7 +40,7 @@ pub(crate) struct Plan {
     pub(crate) close: Option<(usize, Instant)>,
     /// Whether each end changes its request for credits with every message.
     pub(crate) fickle: [bool; 2],
-    /// Whether timeouts may happen, because something lasts longer than a peer has to bear.
+    /// Whether timeouts may happen, because something lasts longer than a peer has to tolerate.
     pub(crate) hard: bool,
     /// The time after which nothing is planned.
     pub(crate) end: Instant,

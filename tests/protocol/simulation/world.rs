@@ -101,7 +101,7 @@ pub(crate) struct World {
     progress: Instant,
     /// The last time at which a fragment was sent or arrived.
     active: Instant,
-    /// The number of messages, and of keepalive questions among them, while there was nothing to do.
+    /// The number of messages that were sent while there was nothing to do, and of keepalive questions among them.
     quiet_messages: usize,
     quiet_asked: usize,
     sum: Summary,
@@ -398,8 +398,8 @@ impl World {
                 self.links[side].len() <= end.posted.len(),
                 "more on the way than posted (RNR)"
             );
-            // This end has granted the messages that the peer may send, those on their way from the peer, and those not
-            // looked at yet, except for grants that are themselves on their way.
+            // The credits that this end has granted are those that the peer holds, those spent on messages that are on
+            // their way or not looked at yet, and those in grants that are on their way to the peer.
             let (mut used, mut told) = (0, 0);
             for arrival in self.links[side].iter().chain(&end.inbox) {
                 if let Arrival::Message(bytes) = arrival {

@@ -49,7 +49,7 @@ impl Messages {
     }
 }
 
-/// What a connection carried in each direction.
+/// The numbers of messages that a connection carried in each direction.
 #[derive(Clone, Debug, Default)]
 pub struct Carried(Arc<Mutex<[Messages; 2]>>);
 

@@ -60,7 +60,7 @@ impl SmbDirect {
         Ok(this)
     }
 
-    /// Returns what it has carried. The counts continue after the library owns the connection.
+    /// Returns the numbers of messages that it has carried. They keep growing after the library owns the connection.
     pub fn carried(&self) -> Carried {
         self.carried.clone()
     }

@@ -141,7 +141,7 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// Closes in order, so that the messages that were sent arrive.
+    /// Closes gracefully, so that the messages that were sent arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let end = Clock::now() + CLOSE;

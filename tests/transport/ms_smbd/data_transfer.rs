@@ -50,8 +50,8 @@ fn BVT_SmbdDataTransfer_Basic_SendModerateBytesData() {
     });
 }
 
-/// Fragments of one message may have any length, even zero: the first, which announces the whole message, and two
-/// others, as the lengths go from 128 bytes down to zero and up again.
+/// Fragments of one message may have any length, even zero. The first fragment is empty and announces the whole
+/// message. Two more are empty, because the lengths then go from 128 bytes down to zero and up again from zero.
 #[test]
 fn SmbdDataTransfer_VariableLengthSegment() {
     with_server(usual(), |lab| {

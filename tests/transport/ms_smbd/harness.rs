@@ -269,7 +269,7 @@ impl Lab {
         self.check_counters();
     }
 
-    /// Expects that the server ends the connection in order, for this reason. See the [module](self).
+    /// Expects that the server ends the connection gracefully, for this reason. See the [module](self).
     #[track_caller]
     pub(crate) fn ends(&mut self, id: Id, reason: &'static str) {
         self.ends_as(id, reason, CloseReason::Peer.name());

@@ -16,10 +16,10 @@ use crate::options::{self, End, Operation, Options, SMB_DIRECT_PORT, Target, Tra
 use crate::pattern::Pattern;
 use crate::report::{self, Report};
 
-/// The size of the requests that fill and check the file, in bytes, and how many there are at a time.
+/// The size of the requests that fill and check the file, in bytes, and how many of them are outstanding at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
-/// After a round of this length, an SMB Direct connection has been neglected for too long: after two minutes, servers
-/// ask whether a client is alive.
+/// After a round of this length, the SMB Direct connection is replaced, because nothing may have served it for that
+/// long: after two minutes, servers ask whether a client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
 /// How often a progress line changes.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
     Ok(report.to_string())
 }
 
-/// A file on a server.
+/// A file on a server, and the TCP connection over which it was made.
 struct Bench<'a> {
     options: &'a Options,
     credentials: Credentials,
@@ -192,7 +192,7 @@ impl<'a> Bench<'a> {
         report: &mut Report,
     ) -> Result<Measured, String> {
         if transport == Transport::SmbDirect && direct.is_none() {
-            // Connect only now: a connection that nothing serves is lost.
+            // Connect only now: a connection that is not served is lost.
             let made = self.smb_direct()?;
             report.has_smb_direct(&made.0, !self.options.no_bind);
             *direct = Some(made);
@@ -212,7 +212,8 @@ impl<'a> Bench<'a> {
         if case.verify && case.operation == Operation::Write {
             self.bulk(Operation::Read, "checking what was written")?;
         }
-        // The SMB Direct connection was not served for that long, and the server has asked whether the client is alive.
+        // Nothing may have served the SMB Direct connection for that long, and the server may have asked whether the
+        // client is alive.
         if measured.time >= LONG_ROUND {
             if let Some((connection, _)) = direct.take() {
                 self.leave(connection)?;
@@ -261,7 +262,7 @@ impl<'a> Bench<'a> {
         !self.tcp.may_place(self.file.tree)
     }
 
-    /// Returns what may carry requests of this size.
+    /// Returns the transports and channels that may carry requests of this size.
     fn ways(&self, size: u32) -> Vec<(Transport, Channel)> {
         let mut ways = Vec::new();
         for transport in &self.options.transport {
@@ -411,7 +412,7 @@ fn not_bound(error: &Error) -> String {
 /// Returns the longest request that a connection can carry, in bytes.
 fn limit(connection: &Connection, case: &Case) -> u32 {
     match (case.channel, case.operation) {
-        // A server announces the longest message that it receives, and it sends no longer ones.
+        // A server announces only the longest message that it receives; the messages that it sends are not longer.
         (Channel::None, Operation::Read) => connection
             .max_inline_read()
             .min(connection.max_inline_write()),

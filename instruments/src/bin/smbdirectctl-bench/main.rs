@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl bench`, which smbdirectctl(8) describes: `smbdirectctl` executes this program for that command.
+//! The program that `smbdirectctl` executes for its command `bench`, which smbdirectctl(8) describes.
 
 mod bench;
 mod measure;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Measures one case: requests of one kind and size, a fixed number of them at a time, until the end.
+//! Measures one case: requests of one kind and size, a fixed number of them at a time, for a given time or number of
+//! bytes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,14 +16,14 @@ use smbdirect::fabric::Access;
 use crate::options::{End, Operation};
 use crate::pattern::{Mismatch, Pattern};
 
-/// The operation that is measured.
+/// What is measured: an operation, and how its requests are made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     pub(crate) operation: Operation,
     pub(crate) channel: Channel,
     /// Bytes per request.
     pub(crate) size: u32,
-    /// The number of requests at a time.
+    /// The number of requests that are outstanding at a time.
     pub(crate) depth: u16,
     pub(crate) end: End,
     pub(crate) verify: bool,
@@ -95,7 +96,8 @@ struct Slot {
     /// Holds the data of this slot if RDMA carries it.
     memory: Option<Registration>,
     /// The data to write, if it goes in messages or is encrypted or signed before it goes by RDMA; or a protected
-    /// read's data. Each slot has its own, as it has its own registered memory, because the processor's caches matter.
+    /// read's data. Each slot has its own data, as it has its own registered memory, because the processor's caches
+    /// matter.
     data: Vec<u8>,
     /// The last READ response, if data goes in messages. Each slot keeps its own for the same reason.
     read: Option<Response>,
@@ -200,7 +202,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Returns the offset of the next request: it goes through the file, and starts again at the end.
+    /// Returns the offset of the next request. The offsets go through the file, and start again at 0 after its end.
     fn advance(&mut self) -> u64 {
         let size = u64::from(self.case.size);
         if self.next_offset + size > self.file.size {

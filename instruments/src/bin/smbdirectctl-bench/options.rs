@@ -96,7 +96,7 @@ pub(crate) struct Options {
     /// Bytes of the temporary file
     #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = size)]
     pub(crate) file_size: u64,
-    /// Compares data that is read, or read back after writing, with what it must be (slower)
+    /// Compares data that is read, or read back after writing, with the expected data (slower)
     #[arg(long)]
     pub(crate) verify: bool,
     /// Seconds that the server may take to answer

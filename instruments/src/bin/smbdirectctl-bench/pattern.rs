@@ -88,7 +88,7 @@ impl Pattern {
         Ok(())
     }
 
-    /// Returns the place of a word of this pattern in a file of less than 2^48 bytes.
+    /// Returns the offset at which a word of this pattern belongs, in a file of less than 2^48 bytes.
     fn place(self, word: &[u8]) -> Option<u64> {
         // Computes the factor's inverse modulo 2^64 by Newton's method: each step doubles the number of right bits.
         let inverse = (0..6).fold(FACTOR, |inverse, _| {

@@ -34,7 +34,7 @@ impl Connection {
         Some(self.link.rdma().ok()?.fabric())
     }
 
-    /// Returns what an SMB Direct connection has carried; nothing over TCP.
+    /// Returns the traffic of an SMB Direct connection; over TCP, all counts are 0.
     pub fn traffic(&mut self) -> Traffic {
         self.link
             .rdma()

@@ -19,9 +19,9 @@ use smbdirect::transport::{
 use smbdirect::units::{Instant, RemoteToken};
 use smbdirect::wire::BufferDescriptorV1;
 
-/// The most memory regions at a time.
+/// Maximum number of memory regions at a time.
 const REGIONS: usize = 1024;
-/// The most free send buffers that are kept.
+/// Maximum number of free send buffers that are kept.
 const KEPT: usize = 64;
 /// How long the acceptor may take to answer the negotiation before another connection is tried.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -106,8 +106,8 @@ impl SmbDirect {
         how: (Option<FabricKind>, proto::Config),
         timeout: Duration,
     ) -> Result<Self> {
-        // Some acceptors miss data that follows the connection too soon (docs/interop.md, siw). If the negotiation is
-        // not answered soon, a second connection gets an answer long before the first one does.
+        // Some acceptors miss data that arrives too soon after the connection is made (docs/interop.md, siw). If the
+        // negotiation is not answered soon, a second connection gets an answer long before the first one does.
         let link = match Self::try_connect(address, how, timeout.min(ANSWER))? {
             None if timeout > ANSWER => Self::try_connect(address, how, timeout - ANSWER)?,
             link => link,
@@ -181,7 +181,7 @@ impl SmbDirect {
         self.transport.status(self.conn)?.negotiated
     }
 
-    /// What the connection carried.
+    /// The connection's traffic.
     pub(in super::super) fn traffic(&self) -> Traffic {
         self.transport
             .status(self.conn)
@@ -376,7 +376,7 @@ impl SmbDirect {
 }
 
 impl Drop for SmbDirect {
-    /// Closes in order, so that the messages that were sent arrive.
+    /// Closes gracefully, so that the messages that were sent arrive.
     fn drop(&mut self) {
         self.transport.close(self.conn);
         let _ = self.drive(Deadline::new(CLOSE), |link| link.closed.is_some());

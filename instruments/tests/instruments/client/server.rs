@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An SMB Direct server for one test: it accepts every login as a guest, has one file in memory, and places data
-//! directly. A test can make it break rules.
+//! An SMB Direct server for one test: it accepts every login as a guest, has one file in memory, and moves data by
+//! RDMA. A test can make it break rules.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -289,7 +289,7 @@ impl Rest {
         }
     }
 
-    /// Waits until the server and the device hold no more than that again.
+    /// Waits until the server and the device hold no more than this again.
     pub(super) fn wait(&self, server: &Server) {
         let end = Instant::now() + TIMEOUT;
         loop {

@@ -72,7 +72,7 @@ fn a_copy_to_the_server_goes_on_over_tcp_while_the_device_is_gone_and_then_by_rd
     let done = written.iter().filter(|written| **written).count();
     assert!((5 * DEPTH..6 * DEPTH).contains(&done), "{done}");
 
-    // No answered piece is lost. TCP carries the rest, up to the last quarter.
+    // No answered piece is lost. TCP carries the pieces before the last quarter that were not answered.
     let tree = client.tree;
     for (piece, bytes) in data.chunks(PIECE).enumerate().take(PIECES * 3 / 4) {
         if !written[piece] {
@@ -186,7 +186,7 @@ fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_o
             send_put(direct, tree, file, n << 23, &data).expect("sent");
             send_get(direct, tree, file, n << 23, data.len()).expect("sent");
         }
-        // Over the rounds, the device dies at times from the first message to about the last.
+        // From round to round, the device dies later: from the first message to about the last.
         direct
             .serve(Duration::from_millis(round * 4))
             .expect("a connection");

@@ -12,7 +12,7 @@ use super::attacker::{Attacker, SIZE, expect_unharmed, pattern};
 
 /// Bytes that a legal request moves.
 const LENGTH: u32 = 64 << 10;
-/// The largest number of descriptors whose list still has a length that the field can hold.
+/// The largest number of descriptors for which the length of the list fits into its field.
 const MOST: u32 = 4095;
 
 /// The result of a request.

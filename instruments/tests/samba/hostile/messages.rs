@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests messages that are not requests, compounds, and requests with random bits changed.
+//! Tests messages that are not requests; compounds; and requests with random bits changed.
 
 use instruments::client::{Channel, Command, NtStatus, Read, Registration, Request, Write};
 use smbdirect::fabric::Access;

@@ -267,7 +267,7 @@ fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
         client.expect_end_in_order();
     }
     drop((clients, idle));
-    let statistics = stopped.join().expect("an end in order");
+    let statistics = stopped.join().expect("a graceful end");
     assert_eq!(statistics["connections"]["accepted"], 11);
     assert_eq!(statistics["connections"]["carried"], 10);
     assert_eq!(statistics["connections"]["failed"], 0);
@@ -285,7 +285,7 @@ fn stopping(server: &Server) -> (Bridge, Client) {
     let mut client = bridge.client();
     client.send(b"!sink");
     client.send(b"!stall");
-    wait_for(|| server.is_stalled(), || "the server runs on".to_owned());
+    wait_for(|| server.is_stalled(), || "it does not stall".to_owned());
     // Send more messages than there are credits for.
     client.send(&pattern(0, 1 << 20));
     std::thread::sleep(Duration::from_millis(100));

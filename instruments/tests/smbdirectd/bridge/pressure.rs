@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::scene::{Bridge, framed, wait_for};
 use super::server::{Server, hash, pattern};
 
-/// The most memory of a bridge with few connections: its own, its windows, and its buffers.
+/// Maximum memory of a bridge with few connections: its own, its windows, and its buffers.
 const BOUND: usize = 64 << 20;
 
 #[test]
@@ -40,7 +40,7 @@ fn a_server_that_grants_no_credits_stops_its_client() {
     let mut client = bridge.client();
     client.send(b"!sink");
     client.send(b"!stall");
-    wait_for(|| server.is_stalled(), || "the server runs on".to_owned());
+    wait_for(|| server.is_stalled(), || "it does not stall".to_owned());
     let message = pattern(0, 1 << 20);
     let stream = framed(&message);
     client.0.set_nonblocking(true).expect("a socket");

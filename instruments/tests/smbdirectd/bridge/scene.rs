@@ -92,7 +92,7 @@ impl Bridge {
         kill_process(pid, signal).expect("a signal to a child");
     }
 
-    /// Stops the bridge in order, and returns its counters.
+    /// Stops the bridge gracefully, and returns its counters.
     pub(crate) fn stop(self) -> serde_json::Value {
         self.signal(Signal::TERM);
         let (status, log, json) = self.ended();
@@ -163,7 +163,7 @@ impl Client {
         self.0.shutdown(Shutdown::Write).expect("an open socket");
     }
 
-    /// Expects that the bridge closes, in order or not, and sends nothing before that.
+    /// Expects that the bridge closes, gracefully or not, and sends nothing before that.
     pub(crate) fn expect_end(&mut self) {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -176,10 +176,10 @@ impl Client {
         assert_eq!(rest, b"", "something came before the end");
     }
 
-    /// Expects the same, but the bridge must close in order.
+    /// Expects the same, but the bridge must close gracefully.
     pub(crate) fn expect_end_in_order(&mut self) {
         let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).expect("an end in order");
+        self.0.read_to_end(&mut rest).expect("a graceful end");
         assert_eq!(rest, b"", "something came before the end");
     }
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `!send COUNT LENGTH` | sends this many messages, which are [`pattern`]s of this length |
 //! | `!sink` | stops sending messages back |
-//! | `!close` | closes in order |
+//! | `!close` | closes gracefully |
 //! | `!abort` | aborts the connection |
 //! | `!stall` | does nothing at all until [`Server::resume`] |
 
