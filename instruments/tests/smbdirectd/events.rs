@@ -22,6 +22,12 @@ fn visit(daemon: &Daemon) {
     let mut peer = Peer::connect(daemon.address());
     peer.negotiate([1; 16]);
     peer.wait_closed();
+    // The device notes the end only after it has closed the socket.
+    daemon.wait_for_status(|status| {
+        status["connections"]
+            .as_array()
+            .is_some_and(|all| all.is_empty())
+    });
 }
 
 #[test]
