@@ -43,7 +43,7 @@ lint: ## run clippy with each set of features that is used; a warning is an erro
 unit: ## run all tests with overflow and debug checks (including the fuzz corpus)
 	@tools/check.sh unit
 
-release: ## run all tests again on the optimized code that users get
+release: ## run the library's tests again on the optimized code that users get
 	@tools/check.sh release
 
 library: ## check libsmbdirect, shared and static
