@@ -266,8 +266,8 @@ pub(super) struct WakeProcess(pub(super) Arc<SeqSocket>);
 
 impl Doorbell for WakeProcess {
     fn ring(&self) {
-        // If there is no room for it, the process's socket is readable anyway; if the process has gone, the control
-        // thread finds that out.
+        // If there is no room for the message, the process's socket is readable anyway; if the process has gone, the
+        // control thread finds that out.
         let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
     }
 }
