@@ -284,7 +284,8 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Returns the end of a connection that was held back until all its operations were reported, once they have been.
+    /// Returns the end of a connection, which was held back until all the connection's operations were reported, once
+    /// they have been.
     fn ended(&mut self) -> Option<Event> {
         let conn = self.ending.take()?;
         let found = self.conns.get(&conn)?;
