@@ -162,7 +162,7 @@ impl Connection {
         self.end.as_ref()
     }
 
-    /// Returns the SMB Direct connection that the transport knows.
+    /// Returns the SMB Direct connection, if the transport still has it.
     pub(super) fn link(&self) -> Option<ConnId> {
         match self.link {
             Link::Connecting(conn, _) | Link::Up(conn, _) | Link::Closing(conn) => Some(conn),

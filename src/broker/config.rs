@@ -89,7 +89,7 @@ pub struct Config {
     pub memory_idle_timeout: Duration,
     /// Number of entries of a submission ring, and of a completion ring: a power of two, 16 to 65,536.
     pub queue_depth: u32,
-    /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
+    /// Time that connections get to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
 }
 
@@ -425,7 +425,7 @@ impl Config {
         ] {
             let allowed = || {
                 format!(
-                    "at least {}: twice the longest buffers of one worker (of RECEIVE, one for each reactor)",
+                    "at least {}: twice the longest buffers of one worker (counting a RECEIVE buffer for each reactor)",
                     Size(least)
                 )
             };

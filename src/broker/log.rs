@@ -66,7 +66,7 @@ const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, o
 ///
 /// # Errors
 ///
-/// The error says what is allowed, and what was perhaps meant.
+/// The error says what is allowed, and suggests what may have been meant.
 pub fn log_filter(text: &str) -> Result<String, String> {
     // Spans and their fields are in the filter's own syntax, which the filter checks.
     if text.contains('[') {

@@ -42,7 +42,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The configuration asks for RDMA devices that cannot be used. The text is for people.
+    /// The configuration asks for RDMA devices that cannot be used. The error's text is a message for people.
     pub fn place(&mut self) -> Result<(), NotPlaced> {
         let locals = locals().map_err(|error| {
             NotPlaced(format!(

@@ -133,9 +133,8 @@ impl Process {
         }
     }
 
-    /// Registers the process and tells it that it is attached. Everything that the process asks for or
-    /// causes after that finds it registered, and every message from a thread that finds it registered
-    /// follows this one.
+    /// Registers the process and tells it that it is attached. Whatever the process asks for or causes afterwards finds
+    /// it registered, and a thread that finds it registered sends its messages after this one.
     ///
     /// # Errors
     ///

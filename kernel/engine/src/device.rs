@@ -437,8 +437,8 @@ impl Device {
         Ok(Ok(()))
     }
 
-    /// Sets, for the listener, the addresses that clients may use. Before the listener gets its answer, it and all
-    /// workers are told where clients reach the device from then on.
+    /// Sets, for the listener, the addresses that clients may use. Before the listener gets its answer, all listeners
+    /// and workers are told where clients reach the device from then on.
     pub(crate) fn set_addresses(
         &self,
         client: &Client,

@@ -361,8 +361,8 @@ impl Device {
 }
 
 impl Connection {
-    /// Returns the connection's state. It is marked if no user has logged in on the connection and the state does not
-    /// imply that, or else by how the connection's data is protected.
+    /// Returns the connection's state, with a mark if no user has logged in on the connection and the state does not
+    /// imply that, or else with marks for how the connection's data is protected.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");

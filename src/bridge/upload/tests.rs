@@ -210,7 +210,7 @@ fn smb1_garbage_and_what_is_too_long_end_the_connection() {
         let end = Scene::new().write(bytes, Some(200_000)).unwrap_err();
         assert!(end.to_string().contains(words), "{end}");
     }
-    // Only the first message of a client says what it speaks.
+    // Only the first message of a client is checked for SMB1.
     let mut scene = Scene::new();
     let stream = [framed(b"\xFESMB"), framed(&SMB1)].concat();
     scene.write(&stream, Some(200_000)).unwrap();

@@ -298,7 +298,8 @@ impl Control {
         }
     }
 
-    /// Records as an event that a process may not use the device, and logs it unless much was logged just now.
+    /// Records as an event that a process may not use the device, and logs it unless many lines were logged just
+    /// before.
     fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
         self.shared.record(What::Refused {
             pid,

@@ -45,8 +45,8 @@ impl BusyPoll {
         }
     }
 
-    /// Adjusts the window, by whether polling would have caught the work that came `slept` after the owner fell asleep.
-    /// `preempted` returns how often this thread has lost its processor to another.
+    /// Adjusts the window, depending on whether polling would have caught the work that came `slept` after the owner
+    /// fell asleep. `preempted` returns how often this thread has lost its processor to another.
     pub(super) fn slept(&mut self, slept: Duration, preempted: impl FnOnce() -> u64) {
         if self.longest.is_zero() {
             return;

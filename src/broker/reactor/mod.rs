@@ -291,7 +291,7 @@ impl<F: SharedEpoll> Reactor<F> {
         self.control.notice(Notice::Relay(place.shard, command));
     }
 
-    /// Records the end of a connection as an event, and logs it unless much was logged just now.
+    /// Records the end of a connection as an event, and logs it unless many lines were logged just before.
     fn ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
         let words = match cause {
             Some(cause) => cause.to_string(),
