@@ -220,8 +220,8 @@
 #define SMBDIRECT_E_ADDRESS 35
 
 /**
- * The process that listens at the device's path runs as a user that is not trusted as the device.
- * Nothing was sent to it.
+ * The process that listens at the device's path runs as a user that is not trusted to run the device. Nothing was sent
+ * to it.
  */
 #define SMBDIRECT_E_UNTRUSTED 36
 
@@ -247,7 +247,7 @@
 #define SMBDIRECT_EVENT_DETACHED 2
 
 /**
- * For a listener: a connection waits for an owner. A child that attaches with `token` gets it.
+ * For a listener: a connection waits for an owner. A child that attaches with `token` gets the connection.
  */
 #define SMBDIRECT_EVENT_OFFER 3
 
@@ -264,9 +264,9 @@
 /**
  * The message with this `cookie` was sent, or will never be sent. SMBDIRECT_OK means that the peer's network has
  * acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP adapter
- * does not promise this, and after smbdirect_conn_disconnect it is not known. The event may come about 0.1 s after the
- * acknowledgement. A worker that sleeps, and to which no call was refused for lack of room, may learn of it up to
- * another 0.1 s later, unless another event wakes it.
+ * does not promise this, and after smbdirect_conn_disconnect SMBDIRECT_OK means only that this side's network has
+ * taken the message. The event may come about 0.1 s after the acknowledgement. A sleeping worker may learn of the
+ * event up to another 0.1 s later, unless another event wakes it or one of its calls has failed for lack of room.
  */
 #define SMBDIRECT_EVENT_SENT 6
 
@@ -287,7 +287,7 @@
 #define SMBDIRECT_EVENT_DISCONNECTED 9
 
 /**
- * The call of set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
+ * The call to set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
  */
 #define SMBDIRECT_EVENT_REPLY 10
 
@@ -298,7 +298,7 @@
 
 /**
  * Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and calls without
- * this flag before it sleeps. The event descriptor does not signal events that come after such a call.
+ * this flag before it sleeps. The event descriptor does not signal events that come after a call with this flag.
  */
 #define SMBDIRECT_EVENTS_PEEK 1
 
@@ -319,7 +319,7 @@
 
 /**
  * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, with the bit
- * SMBDIRECT_NOTE_MULTICHANNEL if the client knows multichannel.
+ * SMBDIRECT_NOTE_MULTICHANNEL if the client supports multichannel.
  */
 #define SMBDIRECT_NOTE_NEGOTIATED 1
 
@@ -345,7 +345,7 @@
 #define SMBDIRECT_NOTE_REFUSED 5
 
 /**
- * Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client knows multichannel.
+ * Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client supports multichannel.
  */
 #define SMBDIRECT_NOTE_MULTICHANNEL 65536
 
@@ -391,8 +391,8 @@
 
 /**
  * Flag: do not wake the device for this operation, because a message on the same connection, which wakes it, follows
- * at once. If none follows, smbdirect_device_flush wakes the device, or smbdirect_device_get_events without
- * SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
+ * at once. If none follows, call smbdirect_device_flush to wake the device. smbdirect_device_get_events without
+ * SMBDIRECT_EVENTS_PEEK also wakes the device, before it returns fewer events than were asked for.
  */
 #define SMBDIRECT_RDMA_DEFER 1
 
@@ -582,7 +582,7 @@ struct smbdirect_mem_params {
    */
   uint64_t buffer_max;
   /**
-   * Maximum number of bytes of buffers by which memory grows at a time.
+   * Maximum number of bytes that one step of growth adds to the memory for buffers.
    */
   uint64_t segment_length;
   /**
@@ -667,7 +667,7 @@ struct smbdirect_rdma {
    */
   uint64_t offset;
   /**
-   * Number of bytes to transfer, at least 1. For an SMB2 READ, that is as many as the file had.
+   * Number of bytes to transfer, at least 1. For an SMB2 READ, the number of bytes that were read from the file.
    */
   uint64_t length;
   /**
@@ -896,7 +896,7 @@ struct smbdirect_address {
 };
 
 /**
- * The place of an SMB2 READ or WRITE request's data at the client.
+ * Where the data of an SMB2 READ or WRITE request is in the client's memory.
  */
 struct smbdirect_transfer {
   /**
@@ -930,8 +930,8 @@ struct smbdirect_transfer {
 };
 
 /**
- * The protection of an SMB2 WRITE request's data over channel 3, and its place at the client ([MS-SMB2] 2.2.43).
- * Offsets are in bytes from the SMB2 header.
+ * How the data of an SMB2 WRITE request over channel 3 is protected, and where it is in the client's memory ([MS-SMB2]
+ * 2.2.43). Offsets are in bytes from the SMB2 header.
  */
 struct smbdirect_transform {
   /**
@@ -959,7 +959,7 @@ struct smbdirect_transform {
    */
   uint32_t signature_offset;
   /**
-   * Length of the signature, in bytes, which need not be one that the algorithm has.
+   * Length of the signature in bytes; the library does not check it against the algorithm.
    */
   uint32_t signature_length;
   /**
@@ -967,7 +967,7 @@ struct smbdirect_transform {
    */
   uint32_t nonce_offset;
   /**
-   * Length of the nonce, in bytes, which need not be one that the algorithm has.
+   * Length of the nonce in bytes; the library does not check it against the algorithm.
    */
   uint32_t nonce_length;
   /**
@@ -996,7 +996,7 @@ extern "C" {
 uint32_t smbdirect_abi_version(void);
 
 /**
- * Returns what a status means, in English, for a log, or "unknown status" for any other number.
+ * Returns the meaning of a status, in English, for a log, or "unknown status" for a number that is not a status.
  *
  * - Owns: the library keeps the string, which stays valid for ever.
  * - Threads: any.
@@ -1289,12 +1289,11 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
                                         uint64_t security_blob_length);
 
 /**
- * Sets, for a listener, the server addresses that clients may use, instead of those that it or an
- * earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0;
- * otherwise only the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
- * back. From then on the device refuses connections to other addresses before it reads anything, and
- * smbdirect_device_get_addresses does not return those addresses. Existing connections to other addresses
- * end with SMBDIRECT_E_ADDRESS.
+ * Sets, for a listener, the server addresses that clients may use, instead of those that this or an earlier listener
+ * set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0; otherwise only the
+ * `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on the device
+ * refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does not return
+ * those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
  *
  * It may be called at any time, whenever something changes. The list stays in force when the
  * listener goes away, and the next listener begins with it. A device that was never given a list allows
@@ -1358,9 +1357,9 @@ int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
                                         const struct smbdirect_session *session);
 
 /**
- * Claims the connection of a token (16 bytes), for a worker that is already attached.
- * SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
- * follows or has come. The reply waits until the device has memory to report the connection.
+ * Claims, for a worker that is already attached, the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY
+ * brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until
+ * the device has memory to report the connection.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1398,8 +1397,8 @@ int32_t smbdirect_device_decline(struct smbdirect_device *device,
                                  const uint8_t *token);
 
 /**
- * Writes the addresses on which clients reach the device, as of the last event that was taken, for
- * FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are, at most
+ * Writes the addresses on which clients reach the device, for FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5).
+ * They are those known when the caller last took an event. `*count_out` says how many there are, at most
  * SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
  * SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
  *
@@ -1535,7 +1534,7 @@ int32_t smbdirect_conn_transfer(struct smbdirect_device *device,
                                 uint64_t length);
 
 /**
- * Reads from an SMB2 READ or WRITE request where its data is at the client.
+ * Reads from an SMB2 READ or WRITE request where its data is in the client's memory.
  *
  * `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
  * The caller must check that the dialect allows the channel, and that the transfer's `length` is
@@ -1558,12 +1557,12 @@ int32_t smbdirect_request_transfer(const void *request,
                                    struct smbdirect_transfer *transfer_out);
 
 /**
- * Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
- * is at the client.
+ * Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it is in the
+ * client's memory.
  *
  * `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
  * negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
- * of the algorithm, and that `length` is within the negotiated limits.
+ * that the algorithm needs, and that `length` is within the negotiated limits.
  *
  * - Owns: `transform_out` is the caller's; the library keeps nothing.
  * - Threads: any.

@@ -42,8 +42,8 @@
 #include "glue.h"
 
 /*
- * Most SENDs and RDMA WRITEs, receives, and RDMA READs that are posted at a
- * time.
+ * Maximum number of SENDs and RDMA WRITEs together, of receives, and of RDMA
+ * READs that are posted at a time.
  */
 #define SENDS 128
 #define RECVS 320
@@ -52,7 +52,7 @@
 #define SQ_DEPTH 512
 #define HEADER 32
 #define SGES 6
-/* Most pages in one registration. */
+/* Maximum number of pages in one registration. */
 #define MR_PAGES 256
 #define BATCH 8
 #define BACKLOG 1024

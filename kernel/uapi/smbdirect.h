@@ -107,7 +107,7 @@
 /* Values of client_note.note. */
 /*
  * The client has negotiated SMB 2 or 3, over TCP or SMB Direct. value is the dialect, with the
- * bit MULTICHANNEL if the client knows multichannel.
+ * bit MULTICHANNEL if the client supports multichannel.
  */
 #define SMBDIRECT_NOTE_NEGOTIATED 1
 /*
@@ -128,15 +128,15 @@
 #define SMBDIRECT_NOTE_SESSION 4
 /* The client could not bind an SMB Direct connection to its session. value is the NTSTATUS. */
 #define SMBDIRECT_NOTE_REFUSED 5
-/* Bit in value of NEGOTIATED: the client knows multichannel. */
+/* Bit in value of NEGOTIATED: the client supports multichannel. */
 #define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
 
 /* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data. */
-/* File data is neither signed nor encrypted, and goes by RDMA. */
+/* File data is neither signed nor encrypted, and may go by RDMA. */
 #define SMBDIRECT_PROTECTION_PLAIN 0
-/* File data is signed, and goes by RDMA with a transform. */
+/* File data is signed, and may go by RDMA with a transform. */
 #define SMBDIRECT_PROTECTION_SIGNED 1
-/* File data is encrypted, and goes by RDMA with a transform. */
+/* File data is encrypted, and may go by RDMA with a transform. */
 #define SMBDIRECT_PROTECTION_ENCRYPTED 2
 /* File data is signed, and goes in messages. */
 #define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
@@ -158,7 +158,7 @@
  */
 #define SMBDIRECT_OP_SEND_PDU 1
 /*
- * Reads length bytes of the peer's memory, which descriptors name, to place in BULK. The answer
+ * Reads length bytes of the peer's memory, which descriptors name, into BULK at place. The answer
  * is RDMA_DONE.
  */
 #define SMBDIRECT_OP_RDMA_READ 2
@@ -174,13 +174,13 @@
  */
 #define SMBDIRECT_OP_TRANSFER 5
 /*
- * Gives the buffer of a received message back; its number is in place. In conn, only the queue's
- * bits are set; the others are 0.
+ * Gives the buffer of a received message back; the buffer's number is in place. In conn, only the
+ * queue's bits are set; the others are 0.
  */
 #define SMBDIRECT_OP_RECYCLE 6
 /*
- * Says that the connection has a session: its client has logged in. A second one has no effect. A
- * connection that is transferred later stays authenticated.
+ * Says that the connection has a session: its client has logged in. Repeating this has no effect.
+ * A connection that is transferred later stays authenticated.
  */
 #define SMBDIRECT_OP_AUTHENTICATED 7
 /*
@@ -189,8 +189,8 @@
  */
 #define SMBDIRECT_OP_FETCH_AHEAD 8
 /*
- * Asks for the buffer back that FETCH_AHEAD lent on this connection. If it is still unused,
- * FETCH_AHEAD is answered now, with the status FLUSHED.
+ * Asks for the buffer back that FETCH_AHEAD lent on this connection. If the buffer is still
+ * unused, FETCH_AHEAD is answered now, with the status FLUSHED.
  */
 #define SMBDIRECT_OP_RECALL 9
 
@@ -207,11 +207,14 @@
  * SEND_PDU ended: its memory is free. Status OK means that the peer's network has acknowledged
  * all of the message: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An
  * iWARP adapter's completion does not promise this, and after DISCONNECT status OK means only
- * that this side's network has taken the message. It may come about 0.1 s after the
+ * that this side's network has taken the message. The completion may come about 0.1 s after the
  * acknowledgement.
  */
 #define SMBDIRECT_EVENT_SENT 3
-/* RDMA_READ or RDMA_WRITE ended: the data has arrived, or its memory is free. */
+/*
+ * RDMA_READ or RDMA_WRITE ended: it no longer uses its memory, which holds the data of a
+ * successful READ.
+ */
 #define SMBDIRECT_EVENT_RDMA_DONE 4
 /* The connection has ended; status says why. */
 #define SMBDIRECT_EVENT_DISCONNECTED 5
@@ -299,7 +302,7 @@
 /* the connection's server address is not allowed, or has gone. */
 #define SMBDIRECT_E_ADDRESS 35
 /*
- * not trusted: run neither by root, nor by this user, nor by a user to whom root gave the
+ * not trusted: its user is neither root, nor this user, nor a user to whom root gave the
  * directory.
  */
 #define SMBDIRECT_E_UNTRUSTED 36
@@ -309,7 +312,7 @@ struct smbdirect_control {
 	__u32 kind;
 	/* Length of the whole message, in bytes. */
 	__u32 length;
-	/* A number that the side that asks chooses, and that the answer repeats. It is not 0 in a request. */
+	/* A number that the sender of a request chooses, and that the answer repeats. It is not 0 in a request. */
 	__u64 cookie;
 };
 
@@ -354,7 +357,7 @@ struct smbdirect_set_parameters {
 	__u32 reserved[5];
 };
 
-/* The listener sets the server addresses that clients may use, instead of those that it or an earlier listener set; */
+/* The listener sets the server addresses that clients may use, instead of those that this or an earlier listener set; */
 /* count allowed_addresses follow. The device refuses new connections to other addresses, ends existing ones, and */
 /* leaves those addresses out of addresses. The list stays in force until the next one, even after the listener has */
 /* gone. Before the first list, all addresses are allowed. */
@@ -400,19 +403,19 @@ struct smbdirect_set_session_id {
 	__u32 reserved;
 };
 
-/* A worker claims the connection of a token. */
+/* A worker claims the connection that a token names. */
 struct smbdirect_claim {
 	/* The token of an offer or a transfer. */
 	__u8 token[16];
 };
 
-/* The listener declines the connection of a token, which the device closes at once. */
+/* The listener declines the connection that a token names; the device closes the connection at once. */
 struct smbdirect_decline {
 	/* The token of an offer. */
 	__u8 token[16];
 };
 
-/* A worker needs one more segment. At most one request for each region is unanswered. */
+/* A worker needs one more segment. At most one request may be unanswered for each region. */
 struct smbdirect_grow {
 	/* SMBDIRECT_REGION_SEND or SMBDIRECT_REGION_BULK. */
 	__u32 region;
@@ -440,7 +443,7 @@ struct smbdirect_status_request {
 
 /* An observer asks for events. */
 struct smbdirect_events_request {
-	/* The number of the last event that it knows, or 0. */
+	/* The number of the last event that the observer knows, or 0. */
 	__u64 after;
 };
 
@@ -463,7 +466,7 @@ struct smbdirect_mem_params {
 	struct smbdirect_region_shape send;
 	/* Shape of SMBDIRECT_REGION_BULK. */
 	struct smbdirect_region_shape bulk;
-	/* Shape of SMBDIRECT_REGION_RECEIVE, of each queue. */
+	/* Shape of each queue's SMBDIRECT_REGION_RECEIVE. */
 	struct smbdirect_region_shape receive;
 	/* Maximum number of bytes of a worker's memory in all regions together. */
 	__u64 limit;
@@ -504,8 +507,8 @@ struct smbdirect_segment {
 	__u32 region;
 	/* For RECEIVE, its queue; otherwise 0. */
 	__u32 queue;
-	/* The segment's number, less than region_shape.max_segments. It is unique in SEND, in BULK, and in RECEIVE of */
-	/* each queue. */
+	/* The segment's number, less than region_shape.max_segments. It is unique in SEND, in BULK, and in each */
+	/* queue's RECEIVE. */
 	__u32 number;
 	/* Must be 0. */
 	__u32 reserved;
@@ -514,7 +517,7 @@ struct smbdirect_segment {
 };
 
 /* The device asks for a segment back. The worker gives out nothing in it from now on, and sends release once */
-/* nothing in it is in use. In a segment of RECEIVE, nothing is in use when the device asks. */
+/* nothing in it is in use. In a RECEIVE segment, nothing is in use when the device asks. */
 struct smbdirect_reclaim {
 	/* One of SMBDIRECT_REGION_*. */
 	__u32 region;
@@ -740,7 +743,7 @@ struct smbdirect_set_session_id_call {
 	__u32 reserved;
 };
 
-/* A worker claims the connection of a token. */
+/* A worker claims the connection that a token names. */
 struct smbdirect_claim_call {
 	/* A number, not 0, that the answer repeats if it comes later. */
 	__u64 cookie;
@@ -752,7 +755,7 @@ struct smbdirect_claim_call {
 	__u32 reserved;
 };
 
-/* A listener declines the connection of a token. */
+/* A listener declines the connection that a token names. */
 struct smbdirect_decline_call {
 	/* The request. */
 	struct smbdirect_decline decline;
@@ -777,7 +780,7 @@ struct smbdirect_grow_call {
 };
 
 /* Reads events: consecutive whole control messages (control), each a multiple of 8 bytes */
-/* long, and as many as there are and fit. */
+/* long. Returns as many of them as fit. */
 struct smbdirect_get_events_call {
 	/* The address of a buffer. */
 	__u64 buffer;
@@ -792,7 +795,7 @@ struct smbdirect_get_events_call {
 	__u32 count;
 };
 
-/* A worker submits entries that are not in a ring. The device takes those of the ring first. */
+/* A worker submits entries that are not in a ring. The device takes the ring's entries first. */
 struct smbdirect_submit_call {
 	/* The address of count entries, each a submission or a */
 	/* transfer_submission. */
@@ -808,7 +811,7 @@ struct smbdirect_submit_call {
 	__u32 reserved;
 };
 
-/* A worker rings the bell of a queue, or any process asks what there is to read. */
+/* A worker rings the bell of a queue, or any process asks what it can read. */
 struct smbdirect_enter_call {
 	/* The queue, or ALL_QUEUES. */
 	__u32 queue;
@@ -875,11 +878,11 @@ struct smbdirect_status_call {
 #define SMBDIRECT_STATUS _IOWR(SMBDIRECT_MAGIC, 14, struct smbdirect_status_call)
 
 /* Values of status in an argument, besides the numbers of status. */
-/* The answer, REPLY or for GROW SEGMENT, comes as an event with the request's cookie. */
+/* The answer (SEGMENT for GROW, otherwise REPLY) comes as an event with the request's cookie. */
 #define SMBDIRECT_ANSWER_LATER (-1)
 
 /* Values of enter_call.flags. */
-/* Also takes what the network has completed, and writes to ready what there is. */
+/* Also takes what the network has completed, and writes to ready what the process can read. */
 #define SMBDIRECT_ENTER_LOOK 1
 
 /* Values of enter_call.ready. */
@@ -965,7 +968,7 @@ struct smbdirect_status_socket_address {
 	__u16 reserved;
 };
 
-/* What a fabric has carried since the module was loaded. None of the numbers ever falls. */
+/* The traffic of a fabric since the module was loaded. None of the numbers ever falls. */
 struct smbdirect_status_carried {
 	/* The fabric: verbs. */
 	char fabric[16];
@@ -1055,9 +1058,9 @@ struct smbdirect_status_process {
 	__u32 connections;
 	/* Number of sessions and clients that the process has registered. */
 	__u32 sessions;
-	/* Number of segments of SEND. */
+	/* Number of SEND segments. */
 	__u32 send_segments;
-	/* Number of segments of BULK. */
+	/* Number of BULK segments. */
 	__u32 bulk_segments;
 	/* Number of bytes of the process's memory. */
 	__u64 memory;
@@ -1077,9 +1080,9 @@ struct smbdirect_status_queue {
 	__u32 completions;
 	/* Submissions that have not been answered. */
 	__u32 outstanding;
-	/* Number of segments of RECEIVE. */
+	/* Number of RECEIVE segments. */
 	__u32 receive_segments;
-	/* Number of units of RECEIVE in use. */
+	/* Number of RECEIVE units in use. */
 	__u32 receive_units_used;
 };
 

@@ -8,9 +8,9 @@
 //!   client:  reading, writing -> writing -> shut: input is thrown away -> gone
 //! ```
 //!
-//! Whichever side ends, earlier messages are delivered first: messages of the client are queued before the link is
-//! closed, and after the link has gone the client still gets the messages of the server. SMB Direct cannot close half
-//! of a connection: to the server, a client that will send no more has gone.
+//! Whichever side ends, earlier messages are delivered first: the client's messages are queued before the link is
+//! closed, and after the link has gone the client still gets the server's messages. SMB Direct cannot close half of a
+//! connection: for the server, a client that will send no more has gone.
 
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
@@ -31,7 +31,7 @@ use crate::units::Instant;
 
 /// Time within which a client must send its first message.
 const FIRST_MESSAGE: Duration = Duration::from_secs(60);
-/// Time within which a client must take at least some of the data that the server sent before it closed.
+/// Time within which a client must take at least some of the data that the server sent before the server closed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Time within which a client must close after this side has closed.
 const LINGER: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ enum Link {
     Gone,
 }
 
-/// What is still to come on the client's side.
+/// The state of the output to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
     Open,
@@ -99,7 +99,7 @@ pub(super) enum Turn {
     Rest,
     /// There is more to do.
     Again,
-    /// There is nothing to do until there are [`Context::places`].
+    /// There is nothing to do until [`Context::places`] returns more than 0.
     AwaitPlace,
     /// The connection is over.
     Done,
@@ -112,7 +112,7 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     /// The client is in the list of clients that have something to do.
     pub(super) queued: bool,
-    /// The client is in the line of clients that wait for a place.
+    /// The client is in the line of clients that wait until they may connect to the server.
     pub(super) in_line: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) to_server: Traffic,
@@ -162,7 +162,7 @@ impl Connection {
         self.end.as_ref()
     }
 
-    /// Returns the SMB Direct connection that the transport knows.
+    /// Returns the SMB Direct connection, if the transport still has it.
     pub(super) fn link(&self) -> Option<ConnId> {
         match self.link {
             Link::Connecting(conn, _) | Link::Up(conn, _) | Link::Closing(conn) => Some(conn),
@@ -183,7 +183,7 @@ impl Connection {
         self.end.get_or_insert(end);
     }
 
-    /// Handles the end of the negotiation of SMB Direct.
+    /// Handles the successful end of the SMB Direct negotiation.
     pub(super) fn established(&mut self, conn: ConnId, cx: &mut Context) {
         if !matches!(self.link, Link::Connecting(..)) {
             return;
@@ -213,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Handles the end of a message of the client, which was sent or will never be sent.
+    /// Handles the completion of one of the client's messages, which was sent or will never be sent.
     pub(super) fn sent(&mut self, conn: ConnId, result: Result<(), WrError>, cx: &mut Context) {
         let (bytes, memory) = self.upload.sent();
         if let Some(region) = memory {
@@ -226,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// Handles the end of the SMB Direct connection. If it was never up, tries the next address, and returns that
+    /// Handles the end of the SMB Direct connection. If it was never up, tries the next address, and returns the new
     /// connection if there is one.
     pub(super) fn closed(&mut self, reason: CloseReason, cx: &mut Context) -> Option<ConnId> {
         let link = std::mem::replace(&mut self.link, Link::Gone);
@@ -263,7 +263,7 @@ impl Connection {
     /// Moves as much data as it can, within bounds.
     pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
         let more = self.reading && self.carry(cx);
-        // This comes after `carry`, because a session request has an answer.
+        // This comes after `carry`, which may queue the answer to a session request.
         let more = self.flush(cx) || more;
         self.advance(cx);
         match (self.link, self.output) {
@@ -366,7 +366,7 @@ impl Connection {
         let (Link::Up(conn, _), Some(memory)) = (self.link, memory) else {
             return Err(SendError::NotEstablished.into());
         };
-        // Sends end in the order of sending, so no cookie is needed to tell them apart.
+        // Sends complete in the order in which they are posted, so no cookie is needed to tell them apart.
         cx.transport.send(conn, 0, memory, None)?;
         self.upload.sending(memory.length as usize);
         Ok(())
@@ -409,7 +409,7 @@ impl Connection {
         }
     }
 
-    /// Proceeds to the next step of the end, if it is time.
+    /// Takes the next step towards the end of the connection, if it is time for that step.
     fn advance(&mut self, cx: &mut Context) {
         if !self.reading {
             self.awaits_place = false;

@@ -2,9 +2,9 @@
 
 //! Messages from the server to the client, unchanged, each after a header of four bytes.
 //!
-//! A message is assembled after its header, so that one system call sends many of them from where they
-//! are. The memory of a connection is limited here, because this module gives out buffers: a client that does
-//! not read gives none back, so its server runs out of credits, and no other client notices.
+//! A message is assembled directly after its header, so that one system call sends many messages without copying them
+//! first. The memory of a connection is limited here, because this module gives out buffers: a client that does not
+//! read gives none back, so its server runs out of credits, and no other client notices.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -16,7 +16,7 @@ use crate::fabric::ConnId;
 use crate::sys::{IoVecs, Memory};
 use crate::transport::{HeapBuffers, MessageBuffers, PlainHasher};
 
-/// Number of bytes of buffers up to which a connection gets another buffer, which may be of any size.
+/// A connection that holds fewer bytes of buffers than this gets another buffer, of any size.
 const LIMIT: usize = 1 << 20;
 /// The cost of a message besides its bytes.
 const OVERHEAD: usize = 64;
@@ -152,8 +152,8 @@ impl Download {
         }
     }
 
-    /// Takes out the first message once all of it has been sent, including `bytes` more; returns it with the number of
-    /// its bytes that the server sent.
+    /// Counts up to `bytes` more bytes of the first message as sent. If that completes the message, takes it out, and
+    /// returns it with the number of its bytes that the server sent.
     pub(super) fn take_sent(&mut self, bytes: &mut usize) -> Option<(Message, usize)> {
         let first = self.queue.front()?;
         let rest = first.bytes.len() - self.done;

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Each client has an SMB Direct connection of its own, made when its first message arrives. Messages are opaque and
-//! stay in order; nothing of SMB2 is read, so there is no RDMA READ or WRITE: file data goes in messages. SMB1, which
-//! SMB Direct cannot carry, ends a connection with a log line that says so.
+//! stay in order. The bridge does not parse SMB2, so there is no RDMA READ or WRITE: file data goes in messages. SMB1,
+//! which SMB Direct cannot carry, ends a connection with a log line that says so.
 //!
 //! One thread does all the work. Memory is bounded on each connection, and back-pressure passes through: if a server
 //! grants no credits, its client's socket is not read (`upload`); if a client does not read, its server is granted no
@@ -54,9 +54,10 @@ const WAKER: Token = Token(usize::MAX);
 const TRANSPORT: Token = Token(usize::MAX - 1);
 /// Number of clients to accept from a listener before others get their turn.
 const ACCEPT_BATCH: usize = 64;
-/// Time within which connections must end in order.
+/// Time within which connections must end gracefully.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// Maximum number of regions of a connection: the window, large messages under way and kept, and receives.
+/// Maximum number of regions of a connection: the window, large messages under way, memory kept for later ones, and
+/// receives.
 const REGIONS: usize = 64;
 slotmap::new_key_type! {
     /// A client.
@@ -127,7 +128,7 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Stops accepting clients, and ends the connections in order, within seconds.
+    /// Stops accepting clients, and ends the connections gracefully, within seconds.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // If the bridge has ended, there is nothing to wake.
@@ -281,7 +282,7 @@ impl Bridge {
         ended || self.context.now >= stop_at
     }
 
-    /// Sleeps until there is something to do, and records for which clients.
+    /// Sleeps until there is something to do, and records which clients have something to do.
     fn wait(&mut self) -> Result<(), BridgeError> {
         self.now();
         let accepts = self.listeners.iter().any(|listener| listener.ready);
@@ -379,7 +380,7 @@ impl Bridge {
             return;
         }
         connections.accepted += 1;
-        // Neither failure is worth losing the client.
+        // Neither failure is a reason to drop the client.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_keepalive(true);
         let registry = self.poll.registry();

@@ -20,7 +20,7 @@ pub(super) enum End {
     ClientFailed(io::Error),
     #[error("closed by the server")]
     Server,
-    #[error("the server ended it: {0}")]
+    #[error("the connection to the server failed: {0}")]
     ServerFailed(transport::CloseReason),
     #[error("no connection to the server: {0}")]
     NotConnected(transport::CloseReason),
@@ -41,7 +41,7 @@ pub(super) enum End {
     NotSmb([u8; 4]),
     #[error("the client sent no message in time")]
     Silent,
-    #[error("the client did not take what the server sent before it closed")]
+    #[error("the client did not take what the server had sent before closing")]
     DoesNotRead,
     #[error("the bridge was stopped")]
     Stopped,

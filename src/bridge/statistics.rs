@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-/// What a bridge did since its start.
+/// What a bridge has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// Numbers of clients.
@@ -24,7 +24,7 @@ pub struct Connections {
     pub turned_away: u64,
     /// Accepted clients that had an SMB Direct connection to the server.
     pub carried: u64,
-    /// Accepted clients whose connection neither side closed in order.
+    /// Accepted clients whose connection neither side closed gracefully.
     pub failed: u64,
 }
 

@@ -9,8 +9,8 @@
 //!
 //! The socket is read into a registered window, and complete messages are sent from there. A message that is too large
 //! for the window gets memory of its own, which the socket then fills before the window in the same call. The window
-//! starts over once nothing in it is being sent. A connection holds the window, [`LIMIT`] bytes of large messages and
-//! one more such message, and [`SPARES`].
+//! starts over once nothing in it is being sent. A connection holds at most the window, [`LIMIT`] bytes of large
+//! messages and one more such message, and [`SPARES`] pieces of spare memory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -61,7 +61,7 @@ struct Flight {
 pub(super) enum Next {
     /// Read from the socket.
     Receive,
-    /// Wait until something was sent.
+    /// Wait until something has been sent.
     Wait,
     /// The first message has come: connect to the server.
     Connect,
@@ -91,7 +91,7 @@ pub(super) struct Upload {
     /// Number of bytes of a session request that are still to come.
     skip: usize,
     session_answered: bool,
-    /// The first message has been looked at, and is SMB2.
+    /// The first message has been looked at, and is not SMB1.
     first_seen: bool,
     partial: Option<Partial>,
     flights: VecDeque<Flight>,
@@ -119,8 +119,8 @@ impl Upload {
         }
     }
 
-    /// Reads the bytes that have come; returns 0 at the end of the stream. There may be more even if not all of the
-    /// room was used: only an error says that there is not.
+    /// Reads the bytes that have come; returns 0 at the end of the stream. There may be more bytes even if not all of
+    /// the room was used: only an error says that there are none.
     pub(super) fn receive(
         &mut self,
         vecs: &mut IoVecs,
@@ -322,8 +322,8 @@ impl Upload {
         self.flights.push_back(flight);
     }
 
-    /// Takes note that the oldest message being sent was sent, or will never be sent; returns its bytes, and memory to
-    /// deregister if it is not kept.
+    /// Takes note that the oldest message being sent was sent, or will never be sent; returns the number of its bytes,
+    /// and the region to deregister, if there is one.
     pub(super) fn sent(&mut self) -> (usize, Option<RegionId>) {
         let Some(flight) = self.flights.pop_front() else {
             return (0, None);

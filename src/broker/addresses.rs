@@ -3,10 +3,10 @@
 //! Finds the addresses on which clients reach the device, and notices when they change. smbd announces these addresses
 //! to its clients ([MS-SMB2] 3.3.5.15.11), which find SMB Direct that way.
 //!
-//! If the broker listens on an unspecified address, that stands for all addresses of its family that are up,
-//! except for loopback, which no other machine can reach. Any other address stands for itself, once this
-//! machine has it. Link-local IPv6 addresses are never announced, because their scope means nothing to another machine,
-//! and smbd could not pass it on.
+//! An unspecified address in `listen` stands for all addresses of its family that are up, except for loopback
+//! addresses, which no other machine can reach. Any other address stands for itself, once this machine has it.
+//! Link-local IPv6 addresses are never announced, because their scope means nothing to another machine, and smbd could
+//! not pass it on.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,7 +26,7 @@ use super::status::AddressStatus;
 use crate::device::abi::{Address, MAX_ADDRESSES};
 use crate::fabric::{FabricKind, LocalAddress, LocalAddresses};
 
-/// Speed of interfaces that report none, such as loopback and virtual ones, in bits per second.
+/// Speed, in bits per second, of interfaces that do not report one, such as loopback and virtual interfaces.
 const DEFAULT_SPEED: u64 = 10_000_000_000;
 
 /// Maximum number of notifications taken in one round.
@@ -49,7 +49,7 @@ pub(super) struct Local {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reach {
     /// The addresses on which clients reach the broker, with real ports: at most [`MAX_ADDRESSES`], in the order of
-    /// `listen`, except that addresses that it names come before those for which an unspecified one stands.
+    /// `listen`, except that addresses that `listen` names come before those for which an unspecified address stands.
     pub(super) addresses: Vec<AddressStatus>,
     /// Addresses that `listen` names, but that this machine does not have.
     pub(super) missing: Vec<SocketAddr>,
@@ -78,7 +78,7 @@ pub(super) fn reach(listen: &[Listen], allowed: &LocalAddresses) -> io::Result<R
 
 impl Config {
     /// Returns the addresses of `listen` that this machine does not have now; the broker serves clients there as soon
-    /// as it has them. The list is empty if the system does not list its addresses.
+    /// as the machine has them. The list is empty if the system does not list its addresses.
     #[must_use]
     pub fn missing_addresses(&self) -> Vec<SocketAddr> {
         let reach = reach(&self.listen, &LocalAddresses::All);
@@ -200,7 +200,8 @@ fn local(entry: &InterfaceAddress) -> Option<Local> {
     })
 }
 
-/// Returns the speed of an interface in bits per second; `None` if it has none, which the system may show as -1.
+/// Returns the speed of an interface in bits per second; `None` if the interface does not report one, which the system
+/// may show as -1.
 fn speed(interface: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
     let megabits: u64 = text.trim().parse().ok()?;
@@ -339,14 +340,14 @@ mod tests {
             ("127.0.0.1:5445", 1),
             ("[::1]:5445", 1),
             ("10.0.1.1:7", 3),
-            // No interface has it, as is true for any address of a network that is routed to this machine.
+            // No interface has this address, but its network is routed to this machine.
             ("127.0.0.2:5445", 0),
         ] {
             assert_eq!(found(&[listen]), expect(&[(listen, index)]));
         }
         assert_eq!(found(&["10.0.2.1:5445"]), [], "down");
         for link_local in ["[fe80::1]:5445", "[fe80::1%3]:5445"] {
-            assert_eq!(found(&[link_local]), [], "its scope is of this machine");
+            assert_eq!(found(&[link_local]), [], "its scope is local");
         }
     }
 

@@ -60,7 +60,7 @@ pub struct Config {
     /// The same limit for one source.
     pub max_unnegotiated_per_source: usize,
     /// Maximum number of connections without a session, of all reactors together: 1 to 65,536. If there are more, the
-    /// oldest connection of the source that has most of them ends.
+    /// source with the largest number of them loses its oldest one.
     pub max_unauthenticated: usize,
     /// Maximum number of connections that are offered to the listener at a time; others wait. 1 to 65,536.
     pub max_undispatched: usize,
@@ -75,12 +75,13 @@ pub struct Config {
     /// Time after which a connection ends if its client takes none of the data sent to it, or answers no RDMA READ: 1
     /// ms to 1 h.
     pub progress_timeout: Duration,
-    /// Maximum number of processes attached at a time without the token of a connection: 1 to 65,536.
+    /// Maximum number of workers attached at a time, not counting those that attached with the token of a connection: 1
+    /// to 65,536.
     pub max_workers: usize,
     /// Maximum number of sessions and client GUIDs that one worker may register: 1 to 65,536.
     pub max_sessions: usize,
-    /// Each worker's memory. A buffer of RECEIVE or SEND holds the largest message of `acceptor`, and a buffer of BULK
-    /// holds the largest RDMA transfer.
+    /// Each worker's memory. A RECEIVE or SEND buffer holds the largest message of `acceptor`, and a BULK buffer holds
+    /// the largest RDMA transfer.
     pub memory: MemParams,
     /// Maximum number of bytes of memory of all workers together, at least [`Config::least_memory`].
     pub memory_limit: u64,
@@ -88,7 +89,7 @@ pub struct Config {
     pub memory_idle_timeout: Duration,
     /// Number of entries of a submission ring, and of a completion ring: a power of two, 16 to 65,536.
     pub queue_depth: u32,
-    /// Time that connections have to finish what is under way when the broker is stopped, up to 1 h.
+    /// Time that connections get to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
 }
 
@@ -97,8 +98,8 @@ pub struct Config {
 pub struct Listen {
     /// The address and port; an unspecified address stands for all addresses of its family.
     pub address: SocketAddr,
-    /// The speed of the network that is announced to clients, in bits per second: 1 Mbit/s to 100 Tbit/s. With `None`,
-    /// it is the speed that the system reports.
+    /// The network's speed, as it is announced to clients, in bits per second: 1 Mbit/s to 100 Tbit/s. With `None`, it
+    /// is the speed that the system reports.
     pub link_speed: Option<u64>,
     /// The fabric that serves the address; with `None`, [`Config::fabric`] decides.
     pub fabric: Option<FabricKind>,
@@ -126,12 +127,12 @@ pub struct OutOfRange {
     pub allowed: String,
 }
 
-/// The largest value of a limit on what peers and processes can make a broker hold.
+/// The largest allowed value of each limit on what peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
 /// Length of the longest path of a control socket. A socket address holds 107 bytes, and the path of the status socket
 /// may be longer.
 const LONGEST_PATH: usize = 100;
-/// The longest of the timers.
+/// The longest allowed timeout.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
 /// The slowest network, in bits per second.
 const SLOWEST: u64 = 1_000_000;
@@ -139,7 +140,7 @@ const SLOWEST: u64 = 1_000_000;
 const FASTEST: u64 = 100_000_000_000_000;
 /// Buffers begin at page boundaries, so that two connections never share a page.
 pub(super) const PAGE: u32 = 4096;
-/// A registered region is counted in 32 bits.
+/// The length of a registered region is a 32-bit number.
 const LONGEST_SEGMENT: u64 = 1 << 31;
 /// Larger receives would save some fragments, but too few to be worth the memory.
 const LARGEST_RECEIVE: u32 = 1 << 16;
@@ -424,7 +425,7 @@ impl Config {
         ] {
             let allowed = || {
                 format!(
-                    "at least {}: twice the longest buffers of one worker (of RECEIVE, one for each reactor)",
+                    "at least {}: twice the longest buffers of one worker (counting a RECEIVE buffer for each reactor)",
                     Size(least)
                 )
             };

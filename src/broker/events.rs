@@ -3,9 +3,9 @@
 //! Keeps what has happened lately: connections that began and ended, processes that came and went, limits that were
 //! reached.
 //!
-//! The device keeps the last few thousand events, each with a number that grows by one, so that a process that asks
-//! again and again gets each event once, and notices if it asked too late for some. Only this list is kept, and its
-//! length has a limit, so its memory has one, too, whatever clients and processes do.
+//! The device keeps the last few thousand events and numbers them consecutively, so that a process that asks repeatedly
+//! gets each event once, and notices if it asked too late for some. Only this list is kept, and its length is limited,
+//! so its memory is limited too, whatever clients and processes do.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 /// Number of events that are kept.
 const KEPT: usize = 4096;
 
-/// A text, which in most cases is a part of the program.
+/// A string, usually a literal.
 type Text = Cow<'static, str>;
 
-/// Events in the form in which a process that asks gets them.
+/// Events as they are sent to a process that asks for them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Events {
-    /// The time at which the device started, in seconds since 1970. Its events are numbered from 1 on.
+    /// The time at which the device started, in seconds since 1970. Its events are numbered from 1.
     pub start_time_seconds: Option<f64>,
     /// The events that were asked for and are still kept, the oldest first.
     pub events: Vec<Event>,
@@ -50,7 +50,7 @@ pub enum What {
     Established {
         /// The client's address.
         peer: SocketAddr,
-        /// The address on which it came in.
+        /// The server's address to which the client connected.
         local: Option<SocketAddr>,
         /// The fabric that carries it: `software` or `verbs`.
         fabric: Text,
@@ -68,7 +68,7 @@ pub enum What {
     Ended {
         /// The client's address.
         peer: SocketAddr,
-        /// The address on which it came in.
+        /// The server's address to which the client connected.
         local: Option<SocketAddr>,
         /// The fabric that carried it.
         fabric: Text,
@@ -104,7 +104,7 @@ pub enum What {
         pid: i32,
         /// `listener` or `worker`.
         role: Text,
-        /// The status that it got, if the device has ended it.
+        /// The status that the device sent, if it was the device that detached the process.
         status: Option<Text>,
         /// The reason in words.
         words: String,
@@ -113,7 +113,7 @@ pub enum What {
     Refused {
         /// The system's number for the process, if it is known.
         pid: Option<i32>,
-        /// The status that it got.
+        /// The status that the process got.
         status: Text,
         /// The reason in words.
         words: String,
@@ -124,7 +124,7 @@ pub enum What {
         key: Text,
         /// The value of the key.
         limit: u64,
-        /// How often it was reached since the last of these events.
+        /// How often the limit was reached since its last such event.
         times: u64,
         /// What the device did.
         words: String,
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(numbers(0)[0], 11);
         assert_eq!(numbers(all - 2), [all - 1, all]);
         assert!(numbers(all).is_empty());
-        // The process that asks knows the events of an earlier device.
+        // The process asks with a number from an earlier device.
         assert!(numbers(u64::MAX).is_empty());
         assert_eq!(ring.after(all - 1)[0].what, limit_met(all));
     }

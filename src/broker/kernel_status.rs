@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The status of a device in the kernel, from the records that it writes, in the form of [`Status`]: tools read one
-//! form, whichever device they ask.
+//! Turns the records that a device in the kernel writes into a [`Status`], so that tools read the same form whichever
+//! device they ask.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -31,7 +31,7 @@ pub enum Unreadable {
     Short {
         /// The record's kind.
         kind: u32,
-        /// Bytes behind its head.
+        /// Bytes after its head.
         length: usize,
     },
 }
@@ -95,7 +95,7 @@ pub fn read(
         }
     }
     let requested = status.counters.get("transport_requested").copied();
-    // The kernel's device has one fabric, so all of them belong to it.
+    // The kernel's device has one fabric, so all requests belong to it.
     if let Some(carried) = status.carried.values_mut().next() {
         carried.requested = requested.unwrap_or_default();
     }
@@ -156,7 +156,7 @@ fn of_device(device: &Device) -> Status {
 
 fn of_carried(carried: &status::Carried) -> (String, Carried) {
     let of = Carried {
-        // The device reports it as a counter, which `read` copies.
+        // The device reports this number as a counter, which `read` copies.
         requested: 0,
         connections: carried.connections,
         messages_in: carried.messages_in,
@@ -263,7 +263,7 @@ fn socket_address(address: [u8; 16], scope_id: u32, port: u16) -> SocketAddr {
     }
 }
 
-/// An address as smbdirectd writes it.
+/// Returns an address as smbdirectd writes it.
 fn allowed_text(allowed: &AllowedAddress) -> String {
     let ip = Ipv6Addr::from(allowed.address).to_canonical();
     match allowed.scope_id {
@@ -326,7 +326,7 @@ mod tests {
         let mut queue = Queue::new_zeroed();
         (queue.worker, queue.receive_units_used) = (3, 8);
         push(&mut records, &queue);
-        queue.worker = 4; // Nobody's.
+        queue.worker = 4; // No process has this number.
         push(&mut records, &queue);
         let mut close = Close::new_zeroed();
         (close.peer, close.reason) = (peer, name("keepalive_timeout"));
@@ -336,7 +336,7 @@ mod tests {
             count: 4,
         };
         push(&mut records, &counter);
-        // Of a later version.
+        // A record of a later version.
         records.extend_from_slice([99u32, 12, 5].as_bytes());
         records
     }
@@ -393,7 +393,7 @@ mod tests {
             short.extend_from_slice([kind, 16, 0, 0].as_bytes());
             assert_eq!(failure(&short), Unreadable::Short { kind, length: 8 });
         }
-        // An empty list, which allows no address, is not the same as none.
+        // An empty list, which allows no address, differs from a missing one, which allows all.
         let only_device = read(&records[..120], |_| None).unwrap();
         assert_eq!(only_device.allowed, Some(Vec::new()));
     }

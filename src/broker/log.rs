@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The filter of configuration files and command lines that decides what is logged.
+//! Checks the filter, from a configuration file or a command line, that decides what is logged.
 //!
 //! `tracing_subscriber::EnvFilter`, which parses the result, takes every word that is not a level for the name of a
-//! module, so a program with `log = "verbose"` would log nothing at all. Therefore this module checks words, and also
-//! accepts the levels of syslog.
+//! module, so a program with `log = "verbose"` would log nothing at all. Therefore this module checks the words first.
+//! It also accepts the levels of syslog.
 
 use super::suggest::nearest;
 
@@ -18,7 +18,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Levels as users write them, and as the filter knows them.
+/// Levels as users write them, each with the filter's name for it.
 const LEVELS: [(&str, &str); 16] = [
     ("error", "error"),
     ("warn", "warn"),
@@ -66,7 +66,7 @@ const ALLOWED: &str = "a level, such as info (error, warn, info, debug, trace, o
 ///
 /// # Errors
 ///
-/// The error says what is allowed, and what was perhaps meant.
+/// The error says what is allowed, and suggests what may have been meant.
 pub fn log_filter(text: &str) -> Result<String, String> {
     // Spans and their fields are in the filter's own syntax, which the filter checks.
     if text.contains('[') {
@@ -105,7 +105,7 @@ fn level(text: &str) -> Option<&'static str> {
     known.map(|(_, level)| *level)
 }
 
-/// Returns a module of the library, or one within it.
+/// Returns `text` if it names a program, a module of the library, or a module within one of these.
 fn known_module(text: &str) -> Option<&str> {
     let mut parts = text.splitn(3, "::");
     let (root, module) = (parts.next()?, parts.next());

@@ -72,8 +72,9 @@ fn limit_of(groups: &str, root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// Returns the lowest number in the files called `name` of a group and of those above it. A container may name a group
-/// that it cannot see, which has no such files; its own group is then at the root.
+/// Returns the lowest number in the files called `name` of a group and of those above it. In a container, `group` may
+/// name a group that the container cannot see, so that there are no such files; the container's own group is then at
+/// the root.
 fn lowest(root: &Path, group: &str, name: &str) -> Option<u64> {
     // The path of a group outside the visible ones begins with "..": nothing above the root may be read.
     let names = Path::new(group)
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(limit("0::/\n"), None);
         let both = "5:cpu,memory:/docker/x\n1:name=systemd:/\n0::/system.slice\n";
         assert_eq!(limit(both), Some(900));
-        // A container that sees only its own group names one that it does not see.
+        // A container that sees only its own group may be given the path of one that it does not see.
         let hidden = limit("5:memory:/not/here\n");
         assert_eq!(hidden, Some(9_223_372_036_854_771_712));
         for nothing in ["", "0", "0:", "5:cpu:/small/one\n"] {

@@ -2,9 +2,9 @@
 
 //! Makes the metrics of a device from its [`Status`], in Prometheus' text format (version 0.0.4).
 //!
-//! Names have the prefix `smbdirect_` and base units; those that begin with `process_` are the names that every client
-//! library uses. Labels take few values: fabrics, states, reasons. Clients' addresses and process ids, which are
-//! unbounded, are labels only of the series that the caller asks for with [`PerConnection`].
+//! The device's own metrics have the prefix `smbdirect_` and use base units. Those that begin with `process_` have the
+//! names that every Prometheus client library uses. Labels take few values: fabrics, states, reasons. Clients'
+//! addresses, which are unbounded, are a label only of the series that the caller asks for with [`PerConnection`].
 
 mod encode;
 #[cfg(test)]
@@ -36,7 +36,7 @@ pub enum PerConnection {
     LeftOut,
 }
 
-/// Returns the metrics of a device that does not answer, which only say that.
+/// Returns the metrics for a device that does not answer: only `smbdirect_up 0`.
 #[must_use]
 pub fn of_silence() -> String {
     let mut text = Text::default();
@@ -59,7 +59,7 @@ pub fn of(status: &Status, per_connection: PerConnection) -> String {
     text.finish()
 }
 
-/// Adds what belongs to the device as a whole.
+/// Adds the metrics of the device as a whole.
 fn device(text: &mut Text, status: &Status) {
     text.gauge(UP).sample(&[], 1);
     let fabrics: Vec<&str> = status.carried.keys().map(String::as_str).collect();
@@ -87,7 +87,7 @@ fn device(text: &mut Text, status: &Status) {
     let listener = status.processes.iter().any(|p| is_listener(&p.role));
     text.gauge((
         "smbdirect_listener_attached",
-        "Whether the parent process of smbd is attached, without which no client is served.",
+        "Whether smbd's parent process is attached. Without it, no client is served.",
     ))
     .sample(&[], u8::from(listener));
     let mut refused = text.counter((
@@ -99,8 +99,8 @@ fn device(text: &mut Text, status: &Status) {
     }
 }
 
-/// Adds each limit, and what is used of it. The two families have the same label, so that an alert can divide one by
-/// the other.
+/// Adds each limit, and how much of it is in use. The two families have the same label, so that an alert can divide one
+/// by the other.
 fn limits(text: &mut Text, status: &Status) {
     let (limits, totals) = (&status.limits, &status.totals);
     let of_workers = status.processes.iter();
@@ -124,16 +124,13 @@ fn limits(text: &mut Text, status: &Status) {
         ("workers", workers.count() as u64, limits.workers as u64),
         ("memory_bytes", totals.memory, limits.memory),
     ];
-    let mut family = text.gauge((
-        "smbdirect_limit",
-        "Limits of the device, by what they limit.",
-    ));
+    let mut family = text.gauge(("smbdirect_limit", "The device's limits, by resource."));
     for (resource, _, limit) in all {
         family.sample(&[("resource", resource)], limit);
     }
     let mut family = text.gauge((
         "smbdirect_used",
-        "What is used of the limits of smbdirect_limit.",
+        "How much of each limit in smbdirect_limit is in use.",
     ));
     for (resource, used, _) in all {
         family.sample(&[("resource", resource)], used);
@@ -168,7 +165,7 @@ fn connections(text: &mut Text, status: &Status) {
         carried,
         (
             "smbdirect_connections_accepted_total",
-            "Connections that clients asked the device to accept.",
+            "Connections that clients asked the device to accept, even if it rejected them.",
         ),
         |carried| carried.requested,
     );
@@ -192,10 +189,10 @@ fn connections(text: &mut Text, status: &Status) {
     }
 }
 
-/// A number of [`Carried`], and the labels of its series besides the fabric.
+/// A field of [`Carried`], and the labels of its series besides the fabric.
 type Part = (&'static [(&'static str, &'static str)], fn(&Carried) -> u64);
 
-/// Adds what each fabric has carried.
+/// Adds the traffic of each fabric.
 fn traffic(text: &mut Text, carried: &BTreeMap<String, Carried>) {
     let families: [(_, &[Part]); 4] = [
         (
@@ -221,7 +218,7 @@ fn traffic(text: &mut Text, carried: &BTreeMap<String, Carried>) {
         (
             (
                 "smbdirect_messages_total",
-                "Messages of SMB from clients (in) and to them (out).",
+                "SMB messages from clients (in) and to clients (out).",
             ),
             &[
                 (&[("direction", "in")], |c| c.messages_in),
@@ -255,14 +252,14 @@ fn traffic(text: &mut Text, carried: &BTreeMap<String, Carried>) {
         carried,
         (
             "smbdirect_remote_invalidations_total",
-            "Memory registrations of clients that an answer invalidated.",
+            "Clients' memory registrations that a reply of the server invalidated.",
         ),
         |carried| carried.invalidations_out,
     );
     let waits: u64 = carried.values().map(|carried| carried.buffer_waits).sum();
     text.counter((
         "smbdirect_stalls_total",
-        "How often data had to wait, by what it waited for.",
+        "How often data had to wait, by cause.",
     ))
     .sample(&[("cause", "worker_memory")], waits);
 }
@@ -280,7 +277,7 @@ fn of_fabrics(
     }
 }
 
-/// Adds what each connection has carried.
+/// Adds the traffic of each connection.
 fn each_connection(text: &mut Text, status: &Status) {
     of_connections(
         text,
@@ -338,7 +335,7 @@ fn process(text: &mut Text, status: &Status) {
     if let Some(limit) = usage.max_descriptors {
         text.gauge((
             "process_max_fds",
-            "Most file descriptors that smbdirectd may have open.",
+            "Maximum number of file descriptors that smbdirectd may have open.",
         ))
         .sample(&[], limit);
     }

@@ -12,7 +12,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
+//! | `control` | the thread that attaches processes, answers them, and notices their end |
 //! | `observers` | the thread that answers processes that may only ask for the status and the events |
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | the addresses on which clients reach it, and their interfaces |
@@ -191,8 +191,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. One reactor takes the
-    /// connections of all RDMA devices; software has [`Config::reactors`].
+    /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. One reactor drives the connections
+    /// of all RDMA devices; the software fabric has [`Config::reactors`] of them.
     ///
     /// # Errors
     ///

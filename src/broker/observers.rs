@@ -3,9 +3,9 @@
 //! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
 //! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is one.
 //!
-//! A thread of its own serves one process after the other, each for a short time. Whatever a process sends,
-//! leaves unread, or makes this side close (closing a descriptor may take long) delays only other processes
-//! that ask here. The thread answers until the broker has ended.
+//! A thread of its own serves one process after the other, each for a short time. A process can delay only other
+//! processes that ask here, whatever it sends, leaves unread, or makes this side close (closing a descriptor may take
+//! long). The thread answers until the broker has ended.
 
 mod http;
 
@@ -29,7 +29,7 @@ use crate::device::abi::{MAX_CONTROL_LENGTH, kind, role};
 use crate::device::message::{Request, read_request};
 use crate::sys::{ACCEPT_PAUSE, EventFd, SeqSocket};
 
-/// Time that a process has once it has connected.
+/// Time that each process gets, from the moment at which it is accepted.
 const TIME: Duration = Duration::from_secs(2);
 /// Time between two processes: each status is work for all reactors.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -122,8 +122,8 @@ impl Server {
         }
     }
 
-    /// Serves the next process on the status socket. Returns for how long to pause then, or `None` if there was no
-    /// process.
+    /// Serves the next process on the status socket. Returns how long to pause afterwards, or `None` if no process was
+    /// waiting.
     fn serve_observer(&self) -> Option<Duration> {
         match self.socket.accept() {
             Ok(socket) => {
@@ -183,11 +183,13 @@ impl Server {
         }
     }
 
-    /// Waits, after an error of a stream, until the stream can go on.
+    /// After an error on a stream, waits until the stream is ready again. Returns at once if the call was only
+    /// interrupted.
     ///
     /// # Errors
     ///
-    /// Fails if the stream cannot go on, or if there is no time left.
+    /// Fails with `error` if it is neither `Interrupted` nor `WouldBlock`, and with [`io::ErrorKind::TimedOut`] if
+    /// `until` has passed or the thread has to end.
     fn wait_again(
         &self,
         error: io::Error,
@@ -207,24 +209,24 @@ impl Server {
         }
     }
 
-    /// Waits until one of `fds` is ready, up to a time. Returns `false` if the thread has to end.
+    /// Waits until one of `fds` is ready, but not beyond `until`. Returns `false` if the thread has to end.
     fn wait(&self, fds: &[PollFd<'_>], until: Option<Instant>) -> bool {
         let time = until.map(|until| {
             let left = until.saturating_duration_since(Instant::now());
             Timespec {
-                // A few seconds.
+                // At most a few seconds, so the cast loses nothing.
                 tv_sec: left.as_secs() as i64,
                 tv_nsec: left.subsec_nanos().into(),
             }
         });
         let stop = PollFd::new(&*self.stop, PollFlags::IN);
         let mut all: Vec<PollFd<'_>> = [stop].into_iter().chain(fds.iter().cloned()).collect();
-        // Interrupted, or out of memory: the caller looks again.
+        // If the call was interrupted or the system is out of memory, the caller tries again.
         let _ = poll(&mut all, time.as_ref());
         all.first().is_some_and(|stop| stop.revents().is_empty())
     }
 
-    /// Answers the two requests of a process: to attach, and for the status or for the events.
+    /// Answers a process's two requests: ATTACH, and then the request for the status or for the events.
     fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
         let mut buffer = vec![0; MAX_CONTROL_LENGTH];
         let attach = self.receive(socket, &mut buffer, until)?;

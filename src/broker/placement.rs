@@ -42,7 +42,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The configuration asks for RDMA devices that cannot be used. The text is for people.
+    /// The configuration asks for RDMA devices that cannot be used. The error's text is a message for people.
     pub fn place(&mut self) -> Result<(), NotPlaced> {
         let locals = locals().map_err(|error| {
             NotPlaced(format!(
@@ -103,7 +103,7 @@ fn place(
             (None, false) => {
                 let kind = match device(listen, devices) {
                     Ok(Some(_)) => FabricKind::Verbs,
-                    // Errors of RDMA are reported elsewhere, with the devices that are not used.
+                    // RDMA errors are reported elsewhere, together with the devices that are not used.
                     Ok(None) | Err(_) => FabricKind::Software,
                 };
                 vec![of_kind(listen, kind)]
@@ -192,7 +192,7 @@ fn device(listen: &Listen, devices: &Devices<'_>) -> Result<Option<Device>, NotP
     devices(listen.address.ip())
 }
 
-/// Checks that an address to be served by a device has one, or may have one once this machine has the
+/// Checks that an RDMA device can serve an address: the address belongs to one, or may do so once this machine has the
 /// address.
 fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<(), NotPlaced> {
     let address = listen.address;
@@ -202,7 +202,7 @@ fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<()
             "{address} does not belong to an RDMA device (rdma link, ip address)"
         ))),
         Some(device) if device.is_iwarp && address.port() == SMB_PORT => Err(NotPlaced(format!(
-            "{address} belongs to {}, an iWARP device: its port 445 is TCP's, and smbd uses that; \
+            "{address} belongs to {}, an iWARP device: it shares TCP's ports, and smbd uses port 445; \
              SMB Direct over iWARP uses {PORT}",
             device.name
         ))),

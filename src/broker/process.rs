@@ -133,9 +133,8 @@ impl Process {
         }
     }
 
-    /// Registers the process and tells it that it is attached. Everything that the process asks for or
-    /// causes after that finds it registered, and every message from a thread that finds it registered
-    /// follows this one.
+    /// Registers the process and tells it that it is attached. Whatever the process asks for or causes afterwards finds
+    /// it registered, and a thread that finds it registered sends its messages after this one.
     ///
     /// # Errors
     ///
@@ -266,8 +265,8 @@ pub(super) struct WakeProcess(pub(super) Arc<SeqSocket>);
 
 impl Doorbell for WakeProcess {
     fn ring(&self) {
-        // If there is no room for it, the process's socket is readable anyway; if the process has gone, the control
-        // thread finds that out.
+        // If there is no room for the message, the process's socket is readable anyway; if the process has gone, the
+        // control thread finds that out.
         let _ = send(&self.0, kind::WAKE, 0, &abi::Wake { reserved: 0 }, &[]);
     }
 }

@@ -357,7 +357,7 @@ struct Metrics {
     listen: MetricsAddress,
 }
 
-/// The address of the metrics; an empty text stands for none.
+/// The address of the metrics; an empty string stands for none.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 struct MetricsAddress(Option<SocketAddr>);
@@ -665,8 +665,9 @@ impl Memory {
 }
 
 impl Region {
-    /// Fills in the keys that the file leaves out from `default`. If the file does not set the length of buffers, units
-    /// become long enough for the longest buffer, of a segment at most, to hold `longest` bytes.
+    /// Fills in the keys that the file leaves out from `default`. If the file sets neither `unit_length` nor
+    /// `longest_run`, units become long enough for the longest buffer, which is at most a segment, to hold `longest`
+    /// bytes.
     fn or(self, default: RegionShape, longest: u32) -> RegionShape {
         let units_per_segment = self.units_per_segment.unwrap_or(default.units_per_segment);
         let by_default = default.longest_run.min(units_per_segment.max(1));

@@ -24,7 +24,7 @@ pub struct Status {
     pub interface: u32,
     /// Time since the broker started.
     pub uptime_seconds: f64,
-    /// The time at which it started, in seconds since 1970; `null` if it does not know.
+    /// The time at which the broker started, in seconds since 1970; `null` if it does not know that time.
     #[serde(default)]
     pub start_time_seconds: Option<f64>,
     /// What its own process uses; `null` for a device that is not a process.
@@ -47,7 +47,7 @@ pub struct Status {
     pub limits: Limits,
     /// The current numbers.
     pub totals: Totals,
-    /// What each fabric has carried since the start, by its name, including connections that have ended.
+    /// The traffic of each fabric since the start, by the fabric's name, including connections that have ended.
     pub carried: BTreeMap<String, Carried>,
     /// The connections that have negotiated.
     pub connections: Vec<ConnectionStatus>,
@@ -141,7 +141,7 @@ pub struct Totals {
     pub registrations: usize,
 }
 
-/// What a fabric has carried since the start. None of the numbers ever falls.
+/// The traffic of a fabric since the start. None of the numbers ever falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// Number of connections that asked to be accepted.
@@ -172,7 +172,7 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// Adds what some connections carried.
+    /// Adds the traffic of some connections.
     pub(super) fn add(&mut self, established: u64, traffic: &Traffic) {
         for (sum, number) in [
             (&mut self.connections, established),
@@ -209,7 +209,7 @@ pub struct ConnectionStatus {
     pub reactor: usize,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: Option<SocketAddr>,
     /// The fabric that carries it: `software` or `verbs`.
     pub fabric: String,
@@ -245,7 +245,7 @@ pub struct ConnectionStatus {
     pub outstanding: u32,
     /// Number of received fragments that wait for memory of the owner.
     pub starved: usize,
-    /// Whether its worker said that a user has logged in on it, or that a share has let a guest in.
+    /// Whether the connection's worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
     /// How file data is protected, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
     /// `encrypted in messages`. Data that is not in messages may go by RDMA.
@@ -311,9 +311,9 @@ pub struct ProcessStatus {
     pub sessions: usize,
     /// Number of bytes of the process's memory.
     pub memory: u64,
-    /// Number of segments of SEND.
+    /// Number of SEND segments.
     pub send_segments: usize,
-    /// Number of segments of BULK.
+    /// Number of BULK segments.
     pub bulk_segments: usize,
     /// Its queues.
     pub queues: Vec<QueueStatus>,
@@ -332,9 +332,9 @@ pub struct QueueStatus {
     pub completions: u32,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Number of segments of RECEIVE.
+    /// Number of RECEIVE segments.
     pub receive_segments: u32,
-    /// Number of units of RECEIVE in use.
+    /// Number of RECEIVE units in use.
     pub receive_units_used: u32,
 }
 
@@ -358,7 +358,7 @@ impl QueueStatus {
 pub struct CloseStatus {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address at which it came in.
+    /// The server's address to which the client connected.
     pub local: Option<SocketAddr>,
     /// The fabric that carried it: `software` or `verbs`.
     pub fabric: String,
@@ -385,7 +385,7 @@ pub struct ClientStatus {
     pub at_seconds: f64,
     /// The version of SMB that the client negotiated last, over TCP or SMB Direct, such as `3.1.1`.
     pub dialect: Option<String>,
-    /// Whether the client knows multichannel.
+    /// Whether the client supports multichannel.
     pub multichannel: Option<bool>,
     /// How often the client asked for the server's interfaces and was answered.
     pub asked: u64,

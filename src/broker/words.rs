@@ -49,7 +49,7 @@ pub(super) const fn of_limit(limit: Limit, limits: &Limits) -> (&'static str, us
     };
     let consequence = match limit.is_of_source() {
         true => {
-            "a single source had its share, which is a quarter unless it is in gateways, and its oldest connection \
+            "a single source had its share (a quarter, unless \"gateways\" lists it), and its oldest connection \
              without a session was ended"
         }
         false => "the oldest connection without a session was ended",

@@ -9,7 +9,7 @@
 //!
 //! # Who says what
 //!
-//! | operation | says it | as |
+//! | operation | sent by | as |
 //! |---|---|---|
 //! | SET_SMBD_PARAMETERS | listener | control [`SetParameters`], then the security blob |
 //! | (set the allowed addresses) | listener | control [`SetAddresses`], then the addresses |
@@ -26,9 +26,9 @@
 //!
 //! # Control messages
 //!
-//! Each begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends with that
-//! structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and [`Addresses`] follow
-//! it. The device answers a request with one message that carries its `cookie`: [`Attached`], [`Segment`],
+//! Each message begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends with
+//! that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and [`Addresses`]
+//! follow it. The device answers a request with one message that carries its `cookie`: [`Attached`], [`Segment`],
 //! [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
 //! cookie 0, and so do [`Release`] and [`ClientNote`], which are not answered. The first message of a process is
 //! [`Attach`]; the device ends a connection that begins in any other way. [`Attach`] says which versions the process
@@ -36,9 +36,9 @@
 //! answer is [`Detached`] with the device's version.
 //!
 //! Later versions add kinds, operations, events, and fields in place of reserved ones. A kind, operation or event that
-//! the other side may skip has the bit [`OPTIONAL`]; if a side does not know another one, its sender broke the
+//! the other side may skip has the bit [`OPTIONAL`]; if a side does not know one without that bit, its sender broke the
 //! interface. The device answers a [`Claim`] when the completion that reports the connection is on its way, or when the
-//! connection ended before that. If the token of such a connection came with [`Attach`], the device detaches the
+//! connection ended before that. If the connection ended and its token came with [`Attach`], the device detaches the
 //! process.
 //!
 //! ```text
@@ -56,22 +56,22 @@
 //!
 //! # Queues
 //!
-//! A worker has a queue with each reactor of the device that drives one of its connections: one memory file with two
-//! rings of [`crate::shm`]: the submission ring (the worker produces) at its start, and the completion ring (the device
-//! produces) at [`Queue::completion_offset`]. The upper 16 bits of a connection's number are its queue. The worker
-//! wakes a sleeping reactor with the doorbell that came with [`Queue`]; a reactor wakes a sleeping worker with [`Wake`]
-//! on the control channel, so that a worker sleeps on a single descriptor, which also tells it when the device has
-//! gone. [`event::SENT`] alone may wake a deep sleeper up to 0.1 s late; usually the next request wakes it first.
-//! [`op::RECYCLE`] alone does not wake a reactor that sleeps deeply, because such a reactor does not need the room.
+//! A worker has one queue for each reactor of the device that drives any of its connections. A queue is one memory file
+//! with two rings of [`crate::shm`]: the submission ring (the worker produces) at its start, and the completion ring
+//! (the device produces) at [`Queue::completion_offset`]. The upper 16 bits of a connection's number are the number of
+//! its queue. The worker wakes a sleeping reactor with the doorbell that came with [`Queue`]; a reactor wakes a
+//! sleeping worker with [`Wake`] on the control channel, so that a worker sleeps on a single descriptor, which also
+//! tells it when the device has gone. [`event::SENT`] alone may wake a deep sleeper up to 0.1 s late; usually the next
+//! request wakes it first. [`op::RECYCLE`] alone does not wake a reactor that sleeps deeply, because such a reactor
+//! does not need the room.
 //!
-//! The device answers each submission with exactly one completion that carries its `cookie`, except
-//! [`op::RECYCLE`], [`op::DISCONNECT`], [`op::AUTHENTICATED`] and [`op::RECALL`]. On one connection, the device carries out
-//! SEND_PDU and RDMA_WRITE in the order of submission, so that a response never overtakes its data;
-//! RDMA_READ is not ordered with them. After [`event::DISCONNECTED`] only the answers to submissions made
-//! before the worker saw it still name the connection: the worker could not know that the connection had
-//! ended, and each submission is answered in any case. While there is no room for completions, the device
-//! takes no submissions. So a worker that waits for room in the submission ring, even to recycle, must
-//! take completions meanwhile.
+//! The device answers each submission with exactly one completion that carries its `cookie`, except [`op::RECYCLE`],
+//! [`op::DISCONNECT`], [`op::AUTHENTICATED`] and [`op::RECALL`]. On one connection, the device carries out SEND_PDU and
+//! RDMA_WRITE in the order of submission, so that a response never overtakes its data; RDMA_READ is not ordered with
+//! them. After [`event::DISCONNECTED`], only the answers to submissions that the worker made before it saw that event
+//! still name the connection: the worker could not know that the connection had ended, and each submission is answered
+//! in any case. While there is no room for completions, the device takes no submissions. So a worker that waits for
+//! room in the submission ring, even to recycle, must take completions meanwhile.
 //!
 //! # Memory
 //!
@@ -208,7 +208,7 @@ pub mod role {
 /// Values of [`ClientNote::note`].
 pub mod note {
     /// The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, with the bit
-    /// [`MULTICHANNEL`] if the client knows multichannel.
+    /// [`MULTICHANNEL`] if the client supports multichannel.
     pub const NEGOTIATED: u16 = 1;
     /// The client has asked for the server's interfaces. `value` is the number of RDMA-capable addresses in the answer.
     pub const ASKED: u16 = 2;
@@ -220,17 +220,17 @@ pub mod note {
     /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
     pub const REFUSED: u16 = 5;
 
-    /// Bit in `value` of [`NEGOTIATED`]: the client knows multichannel.
+    /// Bit in `value` of [`NEGOTIATED`]: the client supports multichannel.
     pub const MULTICHANNEL: u32 = 0x10000;
 }
 
 /// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data.
 pub mod protection {
-    /// File data is neither signed nor encrypted, and goes by RDMA.
+    /// File data is neither signed nor encrypted, and may go by RDMA.
     pub const PLAIN: u32 = 0;
-    /// File data is signed, and goes by RDMA with a transform.
+    /// File data is signed, and may go by RDMA with a transform.
     pub const SIGNED: u32 = 1;
-    /// File data is encrypted, and goes by RDMA with a transform.
+    /// File data is encrypted, and may go by RDMA with a transform.
     pub const ENCRYPTED: u32 = 2;
     /// File data is signed, and goes in messages.
     pub const SIGNED_IN_MESSAGES: u32 = 3;
@@ -253,8 +253,8 @@ pub mod op {
     /// Sends one SMB2 message, the `length` bytes at `place` in SEND. With `INVALIDATE` in `flags`, it invalidates
     /// `token` at the peer. The answer is `SENT`.
     pub const SEND_PDU: u32 = 1;
-    /// Reads `length` bytes of the peer's memory, which `descriptors` name, to `place` in BULK.
-    /// The answer is `RDMA_DONE`.
+    /// Reads `length` bytes of the peer's memory, which `descriptors` name, into BULK at `place`. The answer is
+    /// `RDMA_DONE`.
     pub const RDMA_READ: u32 = 2;
     /// Writes the `length` bytes at `place` in BULK to the peer's memory. The answer is `RDMA_DONE`.
     pub const RDMA_WRITE: u32 = 3;
@@ -265,17 +265,17 @@ pub mod op {
     /// answer, with a first message for it: the `length` bytes at `place` in SEND. The answer is `TRANSFERRED`; if its
     /// status is OK, the connection no longer belongs to this worker.
     pub const TRANSFER: u32 = 5;
-    /// Gives the buffer of a received message back; its number is in `place`. In `conn`, only the queue's bits are set;
-    /// the others are 0.
+    /// Gives the buffer of a received message back; the buffer's number is in `place`. In `conn`, only the queue's bits
+    /// are set; the others are 0.
     pub const RECYCLE: u32 = 6;
-    /// Says that the connection has a session: its client has logged in. A second one has no effect. A connection that
-    /// is transferred later stays authenticated.
+    /// Says that the connection has a session: its client has logged in. Repeating this has no effect. A connection
+    /// that is transferred later stays authenticated.
     pub const AUTHENTICATED: u32 = 7;
     /// Lends the `length` bytes at `place` in BULK for the data of the next WRITE on this connection
     /// ([`feature::FETCH_AHEAD`](super::feature::FETCH_AHEAD)). The answer is `FETCHED`.
     pub const FETCH_AHEAD: u32 = 8;
-    /// Asks for the buffer back that `FETCH_AHEAD` lent on this connection. If it is still unused, `FETCH_AHEAD` is
-    /// answered now, with the status FLUSHED.
+    /// Asks for the buffer back that `FETCH_AHEAD` lent on this connection. If the buffer is still unused,
+    /// `FETCH_AHEAD` is answered now, with the status FLUSHED.
     pub const RECALL: u32 = 9;
 }
 
@@ -292,12 +292,12 @@ pub mod event {
     pub const CONNECTION: u32 = 1;
     /// A message arrived: `length` bytes in `buffer`; recycle it.
     pub const PDU: u32 = 2;
-    /// SEND_PDU ended: its memory is free. Status OK means that the peer's network has acknowledged all of
-    /// the message: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP
-    /// adapter's completion does not promise this, and after DISCONNECT status OK means only that this
-    /// side's network has taken the message. It may come about 0.1 s after the acknowledgement.
+    /// SEND_PDU ended: its memory is free. Status OK means that the peer's network has acknowledged all of the message:
+    /// the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP adapter's completion does not
+    /// promise this, and after DISCONNECT status OK means only that this side's network has taken the message. The
+    /// completion may come about 0.1 s after the acknowledgement.
     pub const SENT: u32 = 3;
-    /// RDMA_READ or RDMA_WRITE ended: the data has arrived, or its memory is free.
+    /// RDMA_READ or RDMA_WRITE ended: it no longer uses its memory, which holds the data of a successful READ.
     pub const RDMA_DONE: u32 = 4;
     /// The connection has ended; `status` says why.
     pub const DISCONNECTED: u32 = 5;
@@ -318,7 +318,7 @@ pub struct Control {
     pub kind: u32,
     /// Length of the whole message, in bytes.
     pub length: u32,
-    /// A number that the side that asks chooses, and that the answer repeats. It is not 0 in a request.
+    /// A number that the sender of a request chooses, and that the answer repeats. It is not 0 in a request.
     pub cookie: u64,
 }
 
@@ -382,7 +382,7 @@ pub struct SetParameters {
     pub reserved: [u32; 5],
 }
 
-/// The listener sets the server addresses that clients may use, instead of those that it or an earlier listener set;
+/// The listener sets the server addresses that clients may use, instead of those that this or an earlier listener set;
 /// `count` [`AllowedAddress`]es follow. The device refuses new connections to other addresses, ends existing ones, and
 /// leaves those addresses out of [`Addresses`]. The list stays in force until the next one, even after the listener has
 /// gone. Before the first list, all addresses are allowed.
@@ -449,7 +449,7 @@ pub struct SetSessionId {
     pub reserved: u32,
 }
 
-/// A worker claims the connection of a token.
+/// A worker claims the connection that a token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Claim {
@@ -457,7 +457,7 @@ pub struct Claim {
     pub token: Token,
 }
 
-/// The listener declines the connection of a token, which the device closes at once.
+/// The listener declines the connection that a token names; the device closes the connection at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Decline {
@@ -465,7 +465,7 @@ pub struct Decline {
     pub token: Token,
 }
 
-/// A worker needs one more segment. At most one request for each region is unanswered.
+/// A worker needs one more segment. At most one request may be unanswered for each region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Grow {
@@ -501,7 +501,7 @@ pub struct StatusRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EventsRequest {
-    /// The number of the last event that it knows, or 0.
+    /// The number of the last event that the observer knows, or 0.
     pub after: u64,
 }
 
@@ -542,7 +542,7 @@ pub struct MemParams {
     pub send: RegionShape,
     /// Shape of `region::BULK`.
     pub bulk: RegionShape,
-    /// Shape of `region::RECEIVE`, of each queue.
+    /// Shape of each queue's `region::RECEIVE`.
     pub receive: RegionShape,
     /// Maximum number of bytes of a worker's memory in all regions together.
     pub limit: u64,
@@ -583,8 +583,8 @@ pub struct Segment {
     pub region: u32,
     /// For RECEIVE, its queue; otherwise 0.
     pub queue: u32,
-    /// The segment's number, less than [`RegionShape::max_segments`]. It is unique in SEND, in BULK, and in RECEIVE of
-    /// each queue.
+    /// The segment's number, less than [`RegionShape::max_segments`]. It is unique in SEND, in BULK, and in each
+    /// queue's RECEIVE.
     pub number: u32,
     /// Must be 0.
     pub reserved: u32,
@@ -593,7 +593,7 @@ pub struct Segment {
 }
 
 /// The device asks for a segment back. The worker gives out nothing in it from now on, and sends [`Release`] once
-/// nothing in it is in use. In a segment of RECEIVE, nothing is in use when the device asks.
+/// nothing in it is in use. In a RECEIVE segment, nothing is in use when the device asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Reclaim {
@@ -838,7 +838,7 @@ const _: () = {
 pub struct Place {
     /// The segment.
     pub segment: u16,
-    /// Bytes from its start: less than 2^48.
+    /// Number of bytes from the segment's start: less than 2^48.
     pub offset: u64,
 }
 

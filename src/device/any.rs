@@ -21,7 +21,8 @@ pub enum AnyChannel {
 }
 
 impl AnyChannel {
-    /// Connects to the device at `path`. A character device is the kernel's; anything else, or nothing, is smbdirectd's.
+    /// Connects to the device at `path`. A character device leads to the kernel's device; anything else, or nothing,
+    /// leads to smbdirectd.
     ///
     /// # Errors
     ///

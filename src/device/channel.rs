@@ -4,7 +4,7 @@
 //!
 //! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map. A process reaches
 //! `smbdirectd` through a socket ([`SocketChannel`]), and a device in the kernel through a character device
-//! ([`chardev`](super::chardev)). Submissions and completions do not go through it: they are in the memory.
+//! ([`chardev`](super::chardev)). Submissions and completions do not go through the channel: they are in the memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,7 +33,7 @@ pub trait Channel {
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: the device must receive first. [`Status::Detached`]: it has gone.
+    /// [`Status::Again`]: the device must receive first. [`Status::Detached`]: the device has gone.
     fn send(&mut self, message: &[u8]) -> Result<(), Status>;
 
     /// Returns the next control message; `None` if there is none now.
@@ -99,7 +99,7 @@ impl SocketChannel {
         Self::new(socket).map_err(|_| Status::System)
     }
 
-    /// Makes a channel of a connected socket.
+    /// Makes a channel from a connected socket.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ impl Channel for SocketChannel {
     }
 }
 
-/// Returns how many bytes of a memory file a message says that it carries.
+/// Returns the length of the memory file that a message says it carries, in bytes.
 const fn memory_length(answer: &Answer) -> Option<u64> {
     match answer {
         Answer::Segment(segment) => Some(segment.length),

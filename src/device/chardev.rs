@@ -6,8 +6,8 @@
 //! returns, as it returns the events that the device has for this process. Memory is mapped when a message announces
 //! it, and the bell of a queue is a call.
 //!
-//! Whatever the device answers is checked, as everything is that smbdirectd sends: a module of another version, or a
-//! bug in it, becomes an error with a name. Only root can make a device node, so no other user can pose as the device.
+//! Every answer of the device is checked, like everything that smbdirectd sends: a module of another version, or a bug
+//! in it, becomes an error with a name. Only root can make a device node, so no other user can pose as the device.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -84,7 +84,7 @@ pub fn is_char_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.file_type().is_char_device())
 }
 
-/// Makes a call, and repeats it if a signal came first, because nothing was done then. Returns the device's error as a
+/// Makes a call, and repeats it if a signal came first: in that case, nothing was done. Returns the device's error as a
 /// number.
 fn call<C: Call>(
     kernel: &impl Kernel,
@@ -186,7 +186,7 @@ fn open(path: &Path, is_writer: bool) -> Result<CharDevice, Status> {
 }
 
 impl<K: Kernel> CharChannel<K> {
-    /// Makes a channel of an open file.
+    /// Makes a channel from an open file.
     ///
     /// # Errors
     ///
@@ -527,7 +527,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
             None => return Err(self.failed.unwrap_or(Status::Corrupt)),
         };
         if self.has_more() {
-            // The device no longer has the rest, so its file need not be readable.
+            // The rest has already been taken from the device, whose file therefore need not be readable.
             self.waker.wake();
         }
         self.deliver(next.0, next.1).map(Some)

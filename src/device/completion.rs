@@ -284,7 +284,8 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Returns the end of a connection that was held back until all its operations were reported, once they have been.
+    /// If the end of a connection was held back because of its operations, and the last of them has now been reported,
+    /// returns that end.
     fn ended(&mut self) -> Option<Event> {
         let conn = self.ending.take()?;
         let found = self.conns.get(&conn)?;

@@ -7,7 +7,7 @@ use super::Handle;
 use super::Status;
 use super::abi::{ConnInfo, Token};
 
-/// What a process is to the device.
+/// The role of a process that uses the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The parent smbd, which is offered connections without an owner.

@@ -65,7 +65,7 @@ pub(super) enum State {
 ///
 /// In a child of the process that made it, every call fails with [`Status::Forked`], and dropping it does not affect
 /// the parent's attachment. A child should drop it soon, because it holds copies of the parent's descriptors and
-/// mappings. The device notices even so when the parent ends.
+/// mappings. Even so, the device notices when the parent ends.
 #[derive(Debug)]
 pub struct Handle<C: Channel = AnyChannel> {
     maker: Maker,
@@ -150,8 +150,8 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Returns the version of the interface that the device speaks, so that a log can name both versions, if the
-    /// attachment has ended because that version is not this library's ([`Status::Version`]).
+    /// Returns the version of the interface that the device speaks, if the attachment has ended because that version is
+    /// not this library's ([`Status::Version`]). A log can then name both versions.
     #[must_use]
     pub fn device_version(&self) -> Option<u32> {
         (self.device_version != 0).then_some(self.device_version)
@@ -309,8 +309,8 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &session, &[])
     }
 
-    /// Asks for the connection of a token. [`Event::Reply`] follows; if it says `Ok`,
-    /// [`Event::Connection`] comes before or after it.
+    /// Asks for the connection that `token` names. [`Event::Reply`] follows; if it says `Ok`, [`Event::Connection`]
+    /// comes before or after it.
     ///
     /// # Errors
     ///
@@ -324,7 +324,8 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &Claim { token }, &[])
     }
 
-    /// Asks the device to close the connection of an offer; [`Event::Reply`] says whether it still existed.
+    /// Asks the device to close the connection that was offered with `token`; [`Event::Reply`] says whether it still
+    /// existed.
     ///
     /// # Errors
     ///
@@ -338,7 +339,8 @@ impl<C: Channel> Handle<C> {
         self.request(Asked::Call { cookie, kind }, &Decline { token }, &[])
     }
 
-    /// Returns the addresses on which clients reach the device, as of the last event: at most [`abi::MAX_ADDRESSES`].
+    /// Returns the addresses on which clients reach the device, at most [`abi::MAX_ADDRESSES`]: those known when the
+    /// last event was taken.
     ///
     /// # Errors
     ///
@@ -435,9 +437,9 @@ impl<C: Channel> Handle<C> {
         )
     }
 
-    /// Queues an operation as [`rdma`](Self::rdma) does, but usually does not wake the device: the next call that
-    /// submits something on the same connection wakes it, or [`flush`](Self::flush), or
-    /// [`next_event`](Self::next_event) before it returns `None` ([`peek_event`](Self::peek_event) does not). Use it if
+    /// Queues an operation as [`rdma`](Self::rdma) does, but usually does not wake the device. The device is then woken
+    /// by the next call that submits something on the same connection, by [`flush`](Self::flush), or by
+    /// [`next_event`](Self::next_event) before that returns `None` (not by [`peek_event`](Self::peek_event)). Use it if
     /// a message follows the operation at once.
     ///
     /// # Errors
@@ -581,7 +583,7 @@ impl<C: Channel> Handle<C> {
         Ok(worker.conn(conn)?.info)
     }
 
-    /// Returns what a connection has carried.
+    /// Returns what a connection has carried, and what is under way on it.
     ///
     /// # Errors
     ///
@@ -605,7 +607,7 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Makes a call of a worker.
+    /// Makes a call that only a worker may make.
     fn call<T>(
         &mut self,
         call: impl FnOnce(&mut Worker<C::Doorbell>) -> Result<T, Status>,

@@ -103,7 +103,7 @@ pub enum Answer {
     Attached(Attached),
     /// The answer to requests that have no other answer, and to those that fail.
     Reply(Reply),
-    /// The answer to [`Request::Grow`], and unasked for RECEIVE. It carries a memory file.
+    /// The answer to [`Request::Grow`]; for RECEIVE, it comes unasked. It carries a memory file.
     Segment(Segment),
     /// The device asks for a segment back.
     Reclaim(Reclaim),
@@ -140,8 +140,7 @@ impl Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum MessageError {
-    /// The message is shorter than a [`Control`], or its length differs from the one that its kind or its `length`
-    /// says.
+    /// The message is shorter than a [`Control`], or its length differs from what its kind or its `length` says.
     #[error("wrong length for a control message: {0} bytes")]
     WrongLength(usize),
     /// The message has a kind that this side does not read.
@@ -192,7 +191,7 @@ pub fn encode_addresses(cookie: u64, list: &[Address], message: &mut Vec<u8>) {
     encode(cookie, &body, list.as_bytes(), message);
 }
 
-/// Reads a message of a process. Returns the cookie, which is not 0 if the device must answer, and the request.
+/// Reads a message from a process. Returns the cookie, which is not 0 if the device must answer, and the request.
 ///
 /// # Errors
 ///
@@ -244,7 +243,7 @@ pub fn attach_version(message: &[u8]) -> Option<u32> {
     (control.kind == kind::ATTACH).then_some(version)
 }
 
-/// Reads a message of a device. Returns the cookie, which is 0 for unasked messages, and the message.
+/// Reads a message from a device. Returns the cookie, which is 0 for unasked messages, and the message.
 ///
 /// # Errors
 ///

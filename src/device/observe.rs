@@ -35,7 +35,7 @@ pub fn status_path(control: &Path) -> PathBuf {
     control.with_file_name(name)
 }
 
-/// An error: there is no status.
+/// Why the device did not give its status or its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotObserved {
     /// The reason.

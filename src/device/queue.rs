@@ -46,7 +46,7 @@ pub(super) struct Queue<D> {
     outstanding: u32,
     /// Number of submissions for which the device was not woken, and which it may not have seen.
     deferred: u32,
-    /// Entries without an answer for which there was no room: at most a RECYCLE for each unit of RECEIVE, and an
+    /// Entries without an answer for which there was no room: at most a RECYCLE for each RECEIVE unit, and an
     /// AUTHENTICATED and a DISCONNECT for each connection.
     backlog: VecDeque<Entry>,
     /// A caller found no room, and has not yet been told that there is some again.
@@ -56,11 +56,11 @@ pub(super) struct Queue<D> {
     next: usize,
     filled: usize,
     shape: Shape,
-    /// The segments of RECEIVE, by number.
+    /// The RECEIVE segments, by number.
     segments: Vec<Option<Received>>,
 }
 
-/// A segment of RECEIVE.
+/// A RECEIVE segment.
 #[derive(Debug)]
 struct Received {
     memory: Memory,
@@ -104,7 +104,7 @@ impl<D: Doorbell> Queue<D> {
         })
     }
 
-    /// Adds a segment of RECEIVE. The channel has checked that its `length` is that of `memory`.
+    /// Adds a RECEIVE segment. The channel has checked that its `length` is that of `memory`.
     pub(super) fn add(&mut self, segment: &Segment, memory: Memory) -> Result<(), Status> {
         let units = self.shape.units_of(memory.len()).ok_or(Status::Corrupt)?;
         if segment.number >= self.shape.max_segments {
@@ -126,7 +126,7 @@ impl<D: Doorbell> Queue<D> {
         }
     }
 
-    /// Gives the device back a segment in which the worker has no message. Returns its bytes.
+    /// Gives the device back a segment in which the worker has no message. Returns the segment's memory.
     pub(super) fn remove(&mut self, number: u32) -> Result<Memory, Status> {
         let place = self.segments.get_mut(number as usize);
         let place = place.ok_or(Status::Corrupt)?;
@@ -208,7 +208,7 @@ impl<D: Doorbell> Queue<D> {
         self.flush()
     }
 
-    /// Adds the entries that had to wait. Entries of RECYCLE alone wake the device only if there is no room for all of
+    /// Adds the entries that had to wait. RECYCLE entries alone wake the device only if there is no room for all of
     /// them: otherwise the next submission wakes it.
     fn flush(&mut self) -> Result<(), Status> {
         let mut awaited = false;

@@ -129,8 +129,8 @@ impl Region {
         Ok(())
     }
 
-    /// Takes out a segment that the device wants back and nothing uses. Returns the message for the
-    /// device, and the bytes.
+    /// Takes out a segment that the device wants back and nothing uses. Returns the message for the device, and the
+    /// segment's memory.
     pub(super) fn take_unused(&mut self) -> Option<(Release, Memory)> {
         let mut retired = self.retired.iter().copied();
         let place = retired.position(|number| self.buffers.is_unused(number))?;

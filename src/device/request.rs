@@ -7,7 +7,7 @@ use crate::units::RemoteToken;
 use crate::wire::smb2::{Channel, ChannelTransfer, Header, ReadRequest, Request, WriteRequest};
 use crate::wire::{BufferDescriptors, WireError};
 
-/// The place of a READ or WRITE request's data at the client.
+/// Where the data of a READ or WRITE request is in the client's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
     /// The channel: 1 or 2 ([MS-SMB2] 2.2.19).
@@ -52,7 +52,7 @@ pub fn transfer(request: &[u8]) -> Result<Option<Transfer>, Status> {
         .map_err(status)
 }
 
-/// The protection of a WRITE request's data over channel 3, and its place at the client.
+/// How the data of a WRITE request over channel 3 is protected, and where it is in the client's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transform {
     /// The type: 1 encryption, 2 signing ([MS-SMB2] 2.2.43.1).
@@ -65,11 +65,11 @@ pub struct Transform {
     pub descriptors_length: usize,
     /// Offset of the signature, in bytes from the request's header.
     pub signature_offset: usize,
-    /// Length of the signature in bytes, which need not be one that the algorithm has.
+    /// Length of the signature in bytes; it is not checked against the algorithm.
     pub signature_length: usize,
     /// Offset of the nonce, in bytes from the request's header.
     pub nonce_offset: usize,
-    /// Length of the nonce in bytes, which need not be one that the algorithm has.
+    /// Length of the nonce in bytes; it is not checked against the algorithm.
     pub nonce_length: usize,
 }
 

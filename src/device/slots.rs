@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Values under numbers that may go to another process and come back.
+//! Keeps values under numbers that may go to another process and come back.
 //!
 //! A number consists of a place and of how often that place was given out, so that a made-up number, or one that comes
 //! back twice, names nothing. The value itself never leaves this process.

@@ -92,7 +92,7 @@ pub enum Status {
     System = 34,
     /// The connection's server address is not allowed, or the machine no longer has it.
     Address = 35,
-    /// The process that listens at the device's path runs as a user that is not trusted as the device.
+    /// The process that listens at the device's path runs as a user that is not trusted to run the device.
     Untrusted = 36,
 }
 
@@ -159,7 +159,7 @@ impl Status {
             Self::Corrupt => c"the interface between library and device was violated",
             Self::System => c"the system has no memory or descriptors left",
             Self::Untrusted => {
-                c"not trusted: run neither by root, nor by this user, nor by a user to whom root gave the directory"
+                c"not trusted: its user is neither root, nor this user, nor a user to whom root gave the directory"
             }
             Self::Address => c"the connection's server address is not allowed, or has gone",
         }

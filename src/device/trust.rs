@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 const ROOT: u32 = 0;
 /// Write permission of the group and of others.
 const WRITABLE: u32 = 0o022;
-/// In a directory with this bit, only their owners may rename and remove files.
+/// In a directory with this bit, only the owners of files may rename and remove them.
 const STICKY: u32 = 0o1000;
 
-/// An error: a control socket's directory is not safe. The text is for people.
+/// An error: a control socket's directory is not safe. The error's text is a message for people.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsafeDirectory {
     /// A directory of the path belongs to another user, or others may change it.

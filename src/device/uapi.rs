@@ -23,7 +23,7 @@
 //! | `EVENTS_REQUEST` | not available: the events are in the kernel's log | |
 //! | the end of the socket | [`DETACH`] | none |
 //!
-//! | message of smbdirectd | here |
+//! | message from smbdirectd | here |
 //! |---|---|
 //! | `ATTACHED`; `REPLY` and `SEGMENT` that answer at once | in the argument of the call |
 //! | `ADDRESSES`, `OFFER`, `QUEUE`, `RECLAIM`, `DETACHED`; `SEGMENT` of RECEIVE; `REPLY`, `SEGMENT` after [`LATER`] | [`GetEventsCall`] |
@@ -59,10 +59,10 @@
 //!
 //! # Memory
 //!
-//! A process maps a segment or a queue that the device announces with `mmap` at [`map_offset`], shared, for reading and
-//! writing, from its beginning and at most as long as the message says, rounded up to a page. A child of `fork` does
-//! not inherit the mapping. Send [`Release`] after `munmap`; a mapping that still exists then keeps the pages, and
-//! nothing else.
+//! The device announces segments and queues. A process maps one with `mmap` at [`map_offset`]: shared, for reading and
+//! writing, and from the beginning of the segment or queue. The mapping may be as long as the message says, rounded up
+//! to a page. A child of `fork` does not inherit the mapping. Send [`Release`] after `munmap`; a mapping that still
+//! exists after that only keeps its pages allocated.
 //!
 //! [`LATER`]: answer::LATER
 //! [`DETACH`]: number::DETACH
@@ -83,7 +83,7 @@ pub const PATH: &str = "/dev/smbdirect";
 pub const MAGIC: u8 = 0xd5;
 
 /// The numbers of the calls, as `_IO`, `_IOR`, `_IOW` and `_IOWR` of `<linux/ioctl.h>` make them. The length of the
-/// argument is in the number, so a longer argument of a later version makes another call.
+/// argument is in the number, so if a later version has a longer argument, that is a different call.
 pub mod number {
     use super::super::abi;
 
@@ -130,13 +130,13 @@ pub mod number {
 
 /// Values of `status` in an argument, besides the numbers of [`Status`](crate::device::Status).
 pub mod answer {
-    /// The answer, `REPLY` or for `GROW` `SEGMENT`, comes as an event with the request's cookie.
+    /// The answer (`SEGMENT` for `GROW`, otherwise `REPLY`) comes as an event with the request's cookie.
     pub const LATER: i32 = -1;
 }
 
 /// Values of [`EnterCall::flags`].
 pub mod enter {
-    /// Also takes what the network has completed, and writes to `ready` what there is.
+    /// Also takes what the network has completed, and writes to `ready` what the process can read.
     pub const LOOK: u32 = 1;
 }
 
@@ -265,7 +265,7 @@ pub struct SetSessionIdCall {
     pub reserved: u32,
 }
 
-/// A worker claims the connection of a token.
+/// A worker claims the connection that a token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ClaimCall {
@@ -279,7 +279,7 @@ pub struct ClaimCall {
     pub reserved: u32,
 }
 
-/// A listener declines the connection of a token.
+/// A listener declines the connection that a token names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct DeclineCall {
@@ -308,7 +308,7 @@ pub struct GrowCall {
 }
 
 /// Reads events: consecutive whole control messages ([`Control`](super::abi::Control)), each a multiple of 8 bytes
-/// long, and as many as there are and fit.
+/// long. Returns as many of them as fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct GetEventsCall {
@@ -325,7 +325,7 @@ pub struct GetEventsCall {
     pub count: u32,
 }
 
-/// A worker submits entries that are not in a ring. The device takes those of the ring first.
+/// A worker submits entries that are not in a ring. The device takes the ring's entries first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SubmitCall {
@@ -343,7 +343,7 @@ pub struct SubmitCall {
     pub reserved: u32,
 }
 
-/// A worker rings the bell of a queue, or any process asks what there is to read.
+/// A worker rings the bell of a queue, or any process asks what it can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct EnterCall {

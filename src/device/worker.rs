@@ -303,7 +303,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Frees memory of SEND that no operation uses any longer.
+    /// Frees SEND memory that no operation uses any longer.
     pub(super) fn free_send(&mut self, buffer: Buffer) -> Result<(), Status> {
         self.room |= self.send.free(buffer).map_err(|_| Status::Corrupt)?;
         self.freed();

@@ -80,12 +80,11 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
     unsafe { with_device(device, call) }
 }
 
-/// Sets, for a listener, the server addresses that clients may use, instead of those that it or an
-/// earlier listener set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0;
-/// otherwise only the `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie`
-/// back. From then on the device refuses connections to other addresses before it reads anything, and
-/// smbdirect_device_get_addresses does not return those addresses. Existing connections to other addresses
-/// end with SMBDIRECT_E_ADDRESS.
+/// Sets, for a listener, the server addresses that clients may use, instead of those that this or an earlier listener
+/// set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0; otherwise only the
+/// `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on the device
+/// refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does not return
+/// those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
 ///
 /// It may be called at any time, whenever something changes. The list stays in force when the
 /// listener goes away, and the next listener begins with it. A device that was never given a list allows
@@ -210,7 +209,7 @@ pub unsafe extern "C" fn smbdirect_device_set_session_id(
     unsafe { with_device(device, call) }
 }
 
-/// Reads the token at `token`, and refuses one of zeros.
+/// Reads the token at `token`, and refuses an all-zero token.
 ///
 /// # Safety
 ///
@@ -224,9 +223,9 @@ unsafe fn some_token(token: *const u8) -> Result<[u8; 16], Status> {
     Ok(token)
 }
 
-/// Claims the connection of a token (16 bytes), for a worker that is already attached.
-/// SMBDIRECT_EVENT_REPLY brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION
-/// follows or has come. The reply waits until the device has memory to report the connection.
+/// Claims, for a worker that is already attached, the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY
+/// brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until
+/// the device has memory to report the connection.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -282,8 +281,8 @@ pub unsafe extern "C" fn smbdirect_device_decline(
     unsafe { with_device(device, call) }
 }
 
-/// Writes the addresses on which clients reach the device, as of the last event that was taken, for
-/// FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5). `*count_out` says how many there are, at most
+/// Writes the addresses on which clients reach the device, for FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5).
+/// They are those known when the caller last took an event. `*count_out` says how many there are, at most
 /// SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
 /// SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The library's values as the structures that C sees.
+//! Converts the library's values to the structures that C sees.
 
 use std::ffi::c_void;
 

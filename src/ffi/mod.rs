@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The C ABI: the only `extern "C"` of the crate, and all of it.
+//! The C ABI: all `extern "C"` functions that the crate exports.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `types` | the structures and constants that C sees |
-//! | `convert` | the library's values as these structures |
+//! | `convert` | the conversion of the library's values to these structures |
 //! | `pointer` | every conversion of a pointer from C, and every panic fence |
 //! | `device`, `ask`, `conn`, `request`, `status` | the functions, by object; `ask` has requests to the device |
 //!

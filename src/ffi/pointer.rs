@@ -39,7 +39,7 @@ structures! {
     smbdirect_parameters smbdirect_pdu smbdirect_rdma smbdirect_session smbdirect_transfer smbdirect_transform
 }
 
-/// A length that no version of a structure will ever reach: a larger `type_size` was not set by the caller.
+/// A length that no version of a structure will ever reach: if `type_size` is larger, the caller has not set it.
 const MAX_TYPE_SIZE: usize = 4096;
 
 /// Runs `call`; a panic in it becomes [`Status::Panic`].
@@ -79,7 +79,7 @@ pub(super) unsafe fn with_device(
     status
 }
 
-/// Makes a device of a new handle; [`release`] frees it.
+/// Makes a device from a new handle; [`release`] frees it.
 pub(super) fn into_pointer(handle: Handle) -> *mut smbdirect_device {
     Box::into_raw(Box::new(smbdirect_device {
         handle,

@@ -8,7 +8,7 @@ use super::pointer::{Output, bytes, fence, put};
 use super::types::{smbdirect_transfer, smbdirect_transform};
 use crate::device::{Status, request};
 
-/// Reads from an SMB2 READ or WRITE request where its data is at the client.
+/// Reads from an SMB2 READ or WRITE request where its data is in the client's memory.
 ///
 /// `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
 /// The caller must check that the dialect allows the channel, and that the transfer's `length` is
@@ -59,12 +59,12 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
     })
 }
 
-/// Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it
-/// is at the client.
+/// Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it is in the
+/// client's memory.
 ///
 /// `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
 /// negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
-/// of the algorithm, and that `length` is within the negotiated limits.
+/// that the algorithm needs, and that `length` is within the negotiated limits.
 ///
 /// - Owns: `transform_out` is the caller's; the library keeps nothing.
 /// - Threads: any.

@@ -29,7 +29,7 @@ pub extern "C" fn smbdirect_abi_version() -> u32 {
     SMBDIRECT_ABI_VERSION
 }
 
-/// Returns what a status means, in English, for a log, or "unknown status" for any other number.
+/// Returns the meaning of a status, in English, for a log, or "unknown status" for a number that is not a status.
 ///
 /// - Owns: the library keeps the string, which stays valid for ever.
 /// - Threads: any.

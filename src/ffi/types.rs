@@ -92,8 +92,8 @@ pub const SMBDIRECT_E_CORRUPT: i32 = 33;
 pub const SMBDIRECT_E_SYSTEM: i32 = 34;
 /// The connection's server address is not allowed, or the machine no longer has it.
 pub const SMBDIRECT_E_ADDRESS: i32 = 35;
-/// The process that listens at the device's path runs as a user that is not trusted as the device.
-/// Nothing was sent to it.
+/// The process that listens at the device's path runs as a user that is not trusted to run the device. Nothing was sent
+/// to it.
 pub const SMBDIRECT_E_UNTRUSTED: i32 = 36;
 
 /// Role: the parent smbd, which is offered connections without an owner. There can be only one at a time.
@@ -106,7 +106,7 @@ pub const SMBDIRECT_EVENT_ATTACHED: u32 = 1;
 /// The attachment has ended; `status` says why. Everything under way has already been reported. Free the device and, to
 /// use it again, attach after a while.
 pub const SMBDIRECT_EVENT_DETACHED: u32 = 2;
-/// For a listener: a connection waits for an owner. A child that attaches with `token` gets it.
+/// For a listener: a connection waits for an owner. A child that attaches with `token` gets the connection.
 pub const SMBDIRECT_EVENT_OFFER: u32 = 3;
 /// A connection belongs to this worker now; `info` describes it.
 pub const SMBDIRECT_EVENT_CONNECTION: u32 = 4;
@@ -114,9 +114,9 @@ pub const SMBDIRECT_EVENT_CONNECTION: u32 = 4;
 pub const SMBDIRECT_EVENT_PDU: u32 = 5;
 /// The message with this `cookie` was sent, or will never be sent. SMBDIRECT_OK means that the peer's network has
 /// acknowledged all of it: the peer's TCP with software iWARP, its adapter with InfiniBand or RoCE. An iWARP adapter
-/// does not promise this, and after smbdirect_conn_disconnect it is not known. The event may come about 0.1 s after the
-/// acknowledgement. A worker that sleeps, and to which no call was refused for lack of room, may learn of it up to
-/// another 0.1 s later, unless another event wakes it.
+/// does not promise this, and after smbdirect_conn_disconnect SMBDIRECT_OK means only that this side's network has
+/// taken the message. The event may come about 0.1 s after the acknowledgement. A sleeping worker may learn of the
+/// event up to another 0.1 s later, unless another event wakes it or one of its calls has failed for lack of room.
 pub const SMBDIRECT_EVENT_SENT: u32 = 6;
 /// The RDMA operation with this `cookie` ended with `status`: it no longer uses its buffer, which
 /// holds the data of a successful READ.
@@ -125,13 +125,13 @@ pub const SMBDIRECT_EVENT_RDMA_DONE: u32 = 7;
 pub const SMBDIRECT_EVENT_TRANSFERRED: u32 = 8;
 /// The connection has ended; `status` says why. Everything under way on it has already been reported.
 pub const SMBDIRECT_EVENT_DISCONNECTED: u32 = 9;
-/// The call of set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
+/// The call to set_parameters, set_addresses, set_session_id, claim or decline with this `cookie` ended with `status`.
 pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// Calls that failed with SMBDIRECT_E_AGAIN may be repeated.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 
 /// Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and calls without
-/// this flag before it sleeps. The event descriptor does not signal events that come after such a call.
+/// this flag before it sleeps. The event descriptor does not signal events that come after a call with this flag.
 pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
 
 /// Maximum number of addresses that smbdirect_device_get_addresses returns.
@@ -144,7 +144,7 @@ pub const SMBDIRECT_ALLOWED_ADDRESSES_MAX: u32 = 128;
 pub const SMBDIRECT_ADDRESSES_ALL: u32 = 1;
 
 /// The client has negotiated SMB 2 or 3, over TCP or SMB Direct. `value` is the dialect, with the bit
-/// SMBDIRECT_NOTE_MULTICHANNEL if the client knows multichannel.
+/// SMBDIRECT_NOTE_MULTICHANNEL if the client supports multichannel.
 pub const SMBDIRECT_NOTE_NEGOTIATED: u16 = 1;
 /// The client has asked for the server's interfaces. `value` is the number of RDMA-capable addresses in the answer.
 pub const SMBDIRECT_NOTE_ASKED: u16 = 2;
@@ -156,7 +156,7 @@ pub const SMBDIRECT_NOTE_SESSION: u16 = 4;
 /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
 pub const SMBDIRECT_NOTE_REFUSED: u16 = 5;
 
-/// Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client knows multichannel.
+/// Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client supports multichannel.
 pub const SMBDIRECT_NOTE_MULTICHANNEL: u32 = 0x10000;
 
 /// File data is neither signed nor encrypted, and may go by RDMA.
@@ -179,8 +179,8 @@ pub const SMBDIRECT_RDMA_READ: u32 = 1;
 pub const SMBDIRECT_RDMA_WRITE: u32 = 2;
 
 /// Flag: do not wake the device for this operation, because a message on the same connection, which wakes it, follows
-/// at once. If none follows, smbdirect_device_flush wakes the device, or smbdirect_device_get_events without
-/// SMBDIRECT_EVENTS_PEEK does before it returns fewer events than it was asked for.
+/// at once. If none follows, call smbdirect_device_flush to wake the device. smbdirect_device_get_events without
+/// SMBDIRECT_EVENTS_PEEK also wakes the device, before it returns fewer events than were asked for.
 pub const SMBDIRECT_RDMA_DEFER: u32 = 1;
 
 /// RDMA transform: the data is encrypted, and its signature is the tag.
@@ -313,7 +313,7 @@ pub struct smbdirect_mem_params {
     pub buffer_unit: u32,
     /// Length of the longest buffer, in bytes.
     pub buffer_max: u64,
-    /// Maximum number of bytes of buffers by which memory grows at a time.
+    /// Maximum number of bytes that one step of growth adds to the memory for buffers.
     pub segment_length: u64,
     /// Maximum number of bytes of buffers.
     pub buffers_total: u64,
@@ -381,7 +381,7 @@ pub struct smbdirect_rdma {
     pub buffer: u64,
     /// Offset of the data in the buffer, in bytes.
     pub offset: u64,
-    /// Number of bytes to transfer, at least 1. For an SMB2 READ, that is as many as the file had.
+    /// Number of bytes to transfer, at least 1. For an SMB2 READ, the number of bytes that were read from the file.
     pub length: u64,
     /// The buffer descriptors of the client's request, unchanged ([MS-SMBD] 2.2.3.1). They are
     /// checked and copied before the call returns.
@@ -470,7 +470,7 @@ pub struct smbdirect_event {
     pub data_length: u64,
 }
 
-/// The place of an SMB2 READ or WRITE request's data at the client.
+/// Where the data of an SMB2 READ or WRITE request is in the client's memory.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_transfer {
@@ -490,8 +490,8 @@ pub struct smbdirect_transfer {
     pub reserved: [u64; 2],
 }
 
-/// The protection of an SMB2 WRITE request's data over channel 3, and its place at the client ([MS-SMB2] 2.2.43).
-/// Offsets are in bytes from the SMB2 header.
+/// How the data of an SMB2 WRITE request over channel 3 is protected, and where it is in the client's memory ([MS-SMB2]
+/// 2.2.43). Offsets are in bytes from the SMB2 header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_transform {
@@ -507,11 +507,11 @@ pub struct smbdirect_transform {
     pub descriptors_length: u32,
     /// Offset of the signature.
     pub signature_offset: u32,
-    /// Length of the signature, in bytes, which need not be one that the algorithm has.
+    /// Length of the signature in bytes; the library does not check it against the algorithm.
     pub signature_length: u32,
     /// Offset of the nonce.
     pub nonce_offset: u32,
-    /// Length of the nonce, in bytes, which need not be one that the algorithm has.
+    /// Length of the nonce in bytes; the library does not check it against the algorithm.
     pub nonce_length: u32,
     /// Must be 0.
     pub reserved32: u32,

@@ -89,7 +89,7 @@ fn the_doctor_says_that_multichannel_is_off_even_without_a_device() {
     let said = with(&report, "fail", Some("smb.conf"));
     assert!(
         said.iter()
-            .any(|it| it.contains("multi channel support is off")),
+            .any(|it| it.contains("is off: smbd serves TCP only")),
         "{report}"
     );
 }

@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::ffi::{self, EACCES, EBADF, EBUSY, EINVAL, ENOTTY, EOPNOTSUPP, ESHUTDOWN, Errno};
 use crate::process::{Client, Process};
 
-/// The most bytes of messages that one call returns.
+/// Maximum number of bytes of messages that one call returns.
 const MOST_EVENTS: usize = 64 << 10;
 
 /// Carries out a call; its answer replaces its argument.

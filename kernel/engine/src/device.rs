@@ -39,13 +39,13 @@ use crate::ffi::{self, Dead, Guard, Level, Lock, Pages, parameter};
 use crate::process::{Attached, Client, Process};
 use crate::status;
 
-/// The most sessions and clients that one worker may register.
+/// Maximum number of sessions and clients that one worker may register.
 const MOST_SESSIONS: usize = 1024;
-/// Entries of a ring.
+/// Number of entries of a ring.
 const QUEUE_DEPTH: u32 = 256;
-/// Credits of a client that has not logged in.
+/// Maximum number of credits of a client that has not logged in.
 const RECEIVES_OF_STRANGERS: Credits = Credits(8);
-/// The most steps in one run; then others have their turn.
+/// Maximum number of steps in one run; after that, others get their turn.
 const MOST_STEPS: u32 = 64;
 
 macro_rules! log {
@@ -353,12 +353,12 @@ impl Device {
         Ok((id, self.config.memory, QUEUE_DEPTH))
     }
 
-    /// The length of the longest RDMA transfer.
+    /// Returns the length of the longest RDMA transfer.
     pub(crate) const fn max_read_write_size(&self) -> u32 {
         self.config.acceptor.max_read_write_size
     }
 
-    /// Claims the connection of a token for a process. The answer comes later.
+    /// Claims, for a process, the connection that `token` names. The answer comes later.
     pub(crate) fn claim(
         &self,
         process: &Arc<Process>,
@@ -387,7 +387,7 @@ impl Device {
         Ok(Ok(()))
     }
 
-    /// Declines the connection of a token for the listener.
+    /// Declines, for the listener, the connection that `token` names.
     pub(crate) fn decline(&self, token: Token) -> Result<Result<(), Status>, Dead> {
         let mut core = self.core()?;
         let offered = self.registry().claim(&token);
@@ -408,8 +408,8 @@ impl Device {
             return Err(Status::Invalid);
         }
         let mut registry = self.registry();
-        // `detach` closes the process first, and then waits for the registry: it forgets what was registered before
-        // that.
+        // `detach` first closes the process, and then takes the registry's lock and removes what the process has
+        // registered. So whatever is registered here is removed, too.
         if process.is_closed() {
             return Err(Status::Detached);
         }
@@ -437,8 +437,8 @@ impl Device {
         Ok(Ok(()))
     }
 
-    /// Sets the addresses that clients may use, for the listener. Before the listener gets its answer, all processes
-    /// are told where clients can then reach the device.
+    /// Sets, for the listener, the addresses that clients may use. Before the listener gets its answer, all listeners
+    /// and workers are told where clients reach the device from then on.
     pub(crate) fn set_addresses(
         &self,
         client: &Client,
@@ -576,7 +576,7 @@ impl Device {
         Ok(status::records(sources))
     }
 
-    /// Serves a worker that has rung its bell, or that looks.
+    /// Serves a worker that has rung its bell or asked what is ready (`enter::LOOK`).
     pub(crate) fn enter(&self, process: &Process) -> Result<(), Dead> {
         let mut core = self.core()?;
         let queue = core

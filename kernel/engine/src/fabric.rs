@@ -40,11 +40,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for an event that says why work was flushed.
 const EXPLANATION: Duration = Duration::from_secs(1);
-/// The most mappings of a connection.
+/// Maximum number of mappings of a connection.
 const MOST_REGIONS: usize = 64;
-/// The most events taken from C at a time.
+/// Maximum number of events that are taken from C at a time.
 const BATCH: usize = 16;
-/// The most batches before others have their turn.
+/// Maximum number of batches before others get their turn.
 const MOST_BATCHES: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ enum Stage {
     Accepting,
     Established,
     Draining,
-    /// C has been told to end it.
+    /// C has been told to end the connection.
     Ending,
 }
 
@@ -87,7 +87,7 @@ impl Kind {
 #[derive(Debug)]
 struct Mapped {
     map: Map,
-    /// How much posted work uses it.
+    /// How many posted operations use it.
     users: u32,
     /// It has been deregistered.
     is_gone: bool,

@@ -231,7 +231,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // The size to which `sdk_alloc` has rounded it up.
+        // This is the size to which `sdk_alloc` has rounded it up.
         let size = match layout.align() {
             ..=8 => layout.size(),
             align => layout.size().max(align).next_power_of_two(),

@@ -21,7 +21,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::ffi::{FileRef, Lock, Pages};
 
-/// The most messages that may wait for a process.
+/// Maximum number of messages that may wait for a process.
 const MOST_MESSAGES: usize = 256;
 
 /// An open file of the device.

@@ -37,7 +37,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = 8192)]
     #[arg(value_parser = clap::value_parser!(u32).range(128..=1 << 20))]
     max_receive_size: u32,
-    /// SMB Direct messages under way in each direction
+    /// Maximum number of SMB Direct messages under way in each direction
     #[arg(long, value_name = "COUNT", default_value_t = 255)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     credits: u16,
@@ -60,14 +60,14 @@ pub(crate) struct Options {
     log: String,
 }
 
-/// A server as it was named.
+/// A server, as the user named it.
 #[derive(Clone)]
 struct Target {
     name: String,
     port: u16,
 }
 
-/// Carries messages until a signal ends it.
+/// Runs the bridge until a signal ends it.
 ///
 /// # Errors
 ///
@@ -88,7 +88,10 @@ pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
     let first = listed(target.get(..1).unwrap_or_default());
     print(&format!("listening on {listen}, carrying to {first}\n"));
     if target.len() > 1 {
-        info!("if that does not answer, trying {}", listed(&target[1..]));
+        info!(
+            "if this address does not answer, trying {}",
+            listed(&target[1..])
+        );
     }
     let statistics = bridge.run().map_err(|error| format!("bridge: {error}"))?;
     if !options.json {
@@ -162,7 +165,7 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some(port) if !name.is_empty() && !name.contains([':', '[', ']', '/']) => {
             Ok(target(name, port))
         }
-        _ => Err("a name or an address, perhaps with a port: server:5445, [::1]:5445".to_owned()),
+        _ => Err("a name or an address, with or without a port: server, [::1]:5445".to_owned()),
     }
 }
 

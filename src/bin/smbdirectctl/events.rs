@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Go on with new events until interrupted
+    /// Keep printing new events until interrupted
     #[arg(long, short)]
     follow: bool,
     /// Print each event as JSON, on a line of its own
@@ -45,7 +45,7 @@ struct Answer {
 /// How far the events have been read.
 #[derive(Default)]
 struct Position {
-    /// The start of the device, which tells it from one that was started later.
+    /// The time at which the device started; it distinguishes the device from one that was started later.
     start_time_seconds: Option<f64>,
     /// The number of the last event.
     last: u64,
@@ -108,7 +108,7 @@ fn look(options: &Options, position: &mut Option<Position>) -> Result<(String, u
         ..Position::default()
     });
     if before.start_time_seconds != answer.start_time_seconds {
-        // This is another device, which counts anew.
+        // This is another device, whose numbers start again at 1.
         *before = Position {
             start_time_seconds: answer.start_time_seconds,
             ..Position::default()
@@ -118,7 +118,7 @@ fn look(options: &Options, position: &mut Option<Position>) -> Result<(String, u
     let number = |event: &Value| event["number"].as_u64();
     let first = answer.events.first().and_then(number);
     let lost = match (before.last, first) {
-        // What happened before this program looked for the first time is not missed.
+        // Events before this program's first look do not count as lost.
         (0, _) | (_, None) => 0,
         (last, Some(first)) => first.saturating_sub(last + 1),
     };
@@ -157,7 +157,7 @@ fn line(event: Value) -> String {
             let time = Utc(event.time_seconds);
             format!("{time}  {}\n", Words(&event.what))
         }
-        // The event is one of a later version.
+        // The event is from a later version.
         Err(_) => format!("{event}\n"),
     }
 }
@@ -263,7 +263,7 @@ impl Display for Utc {
 /// Returns the year, month and day of the day with this number, counted from 1 January 1970. It counts years from
 /// March, so that the leap day is the last, and days in eras of 400 years, which all have the same length.
 const fn date(days: u64) -> (u64, u64, u64) {
-    // There are so many days between 1 March of the year 0 and 1 January 1970.
+    // 719,468 days lie between 1 March of the year 0 and 1 January 1970.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -46,7 +46,7 @@ pub(crate) fn hint(path: &Path) -> String {
     if path == Path::new(uapi::PATH) {
         " (modprobe smbdirectk loads it)".to_owned()
     } else if is_char_device(Path::new(uapi::PATH)) {
-        format!(" (the kernel's is here: --control {})", uapi::PATH)
+        format!(" (for the kernel's device: --control {})", uapi::PATH)
     } else {
         String::new()
     }

@@ -70,7 +70,7 @@ struct StatusOptions {
     /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
-    /// Show what moves per second, again and again until interrupted: every 2 seconds, or as often as this says
+    /// Show rates per second until interrupted, updated every SECONDS (default 2)
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
     #[arg(value_parser = parse_interval)]
     watch: Option<Duration>,
@@ -107,10 +107,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// The program that this one becomes for `bench`: the one in its own directory, or the first in the path.
+/// The program that `smbdirectctl bench` executes: the one beside smbdirectctl, or else the first in PATH.
 const BENCH: &str = "smbdirectctl-bench";
 
-/// Replaces this program by that one; returns only if that fails.
+/// Replaces this program by [`BENCH`]; returns only if that fails.
 fn become_bench(arguments: &[OsString]) -> ExitCode {
     let here = env::current_exe().map(|program| program.with_file_name(BENCH));
     let beside = here.ok().filter(|program| program.exists());
@@ -141,7 +141,7 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     }
 }
 
-/// Shows the status again and again. The first look is not shown: the second one measures from there.
+/// Shows the status again and again. Except as JSON, the first status is not shown, because rates need two.
 fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
     let mut before = None;
     loop {
@@ -166,7 +166,7 @@ fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
     }
 }
 
-/// Returns the text of a look at the device: it replaces the one before on a terminal, and follows it elsewhere.
+/// Returns the text of one update. On a terminal it overwrites the previous update; otherwise it follows it.
 fn screen(device: &status::Device) -> String {
     match io::stdout().is_terminal() {
         true => format!("\x1b[H\x1b[2J{device}"),
@@ -221,8 +221,8 @@ fn with_cure(control: &Path, error: NotObserved) -> Failure {
     (error.status, format!("{error}{hint}"))
 }
 
-/// Returns a hint for users whom the device does not answer: their group has its own socket, but needs access to the
-/// directory, too.
+/// Returns a hint for users whom the device does not answer: members of `status_group` have the status socket, but they
+/// also need access to its directory.
 fn who_may_ask(control: &Path) -> String {
     let is_closed = |path: &Path| {
         let found = path.symlink_metadata();

@@ -18,7 +18,7 @@ use super::{FAILED, ask, failed, print_and_exit, unreadable};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Replace this file at once instead of printing, for the textfile collector of node_exporter
+    /// Replace this file in one step instead of printing, for the textfile collector of node_exporter
     #[arg(long, value_name = "FILE")]
     textfile: Option<PathBuf>,
     /// Add series for each connection, with the client's address and port as a label
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     control: PathBuf,
 }
 
-/// Prints or writes the metrics once. If the device does not answer, they say so, and an alert can notice that.
+/// Prints or writes the metrics once. If the device does not answer, the metrics say so, and an alert can notice that.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let per_connection = match options.connections {
         true => PerConnection::Included,

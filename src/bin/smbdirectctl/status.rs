@@ -97,9 +97,9 @@ pub(crate) struct Connection {
     pub(crate) state: String,
     pub(crate) send_credits: u32,
     pub(crate) receive_credits: u32,
-    /// `None` from a device that does not report it, which is no reason to mark the connection.
+    /// `None` if the device does not report it; the connection is then not marked.
     pub(crate) authenticated: Option<bool>,
-    /// What happens to file data, if smbd has said so.
+    /// How file data is protected, if smbd has said so.
     pub(crate) protection: Option<String>,
     pub(crate) inline_bytes_in: u64,
     pub(crate) inline_bytes_out: u64,
@@ -225,7 +225,7 @@ impl Device {
         self.carried(f)
     }
 
-    /// Shows what each fabric has carried, or what it carries per second.
+    /// Shows the traffic of each fabric, in total or per second.
     fn carried(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(rates) = &self.rates {
             for (n, (fabric, rates)) in rates.iter().enumerate() {
@@ -263,7 +263,7 @@ impl Device {
         Ok(())
     }
 
-    /// Workers that count towards the limit, those that do not, and the listener.
+    /// Shows the numbers of workers that count towards the limit and of those that do not, and the listener.
     fn workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workers = self.processes.iter().filter(|p| p.role == "worker");
         let (invited, uninvited): (Vec<_>, Vec<_>) = workers.partition(|p| p.invited);
@@ -280,7 +280,7 @@ impl Device {
         )
     }
 
-    /// The addresses that smbd allows, if it does not allow all.
+    /// Shows the addresses that smbd allows, if it does not allow all.
     fn allowed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(allowed) = &self.allowed else {
             return Ok(());
@@ -361,8 +361,8 @@ impl Device {
 }
 
 impl Connection {
-    /// Its state, with a mark if nobody has logged in on it and the state does not imply that, or with marks for what
-    /// happens to its data.
+    /// Returns the connection's state, with a mark if no user has logged in on the connection and the state does not
+    /// imply that, or else with marks for how the connection's data is protected.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
@@ -419,8 +419,8 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
     Ok(())
 }
 
-/// A process by its process id, or by the device's number for it if it has none here: it is in a container that the
-/// device cannot see into.
+/// Returns the id of a process, or the device's number for it if the process has no id here, because it is in a
+/// container that the device cannot see into.
 pub(crate) fn process(pid: i32, id: u32) -> String {
     match pid {
         0 => format!("#{id}"),
@@ -428,7 +428,7 @@ pub(crate) fn process(pid: i32, id: u32) -> String {
     }
 }
 
-/// The first column: a client's address.
+/// Writes the first column: a client's address.
 fn peer(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
     if peer.len() > PEER {
         write!(f, "{peer}\n{:PEER$}", "")

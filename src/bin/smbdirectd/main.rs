@@ -42,7 +42,7 @@ fn main() -> ExitCode {
                 Failure::Config(message) => (message, CONFIG),
                 Failure::Failed(message) => (message, FAILED),
             };
-            // The journal shows it as an error, too.
+            // With this priority, the journal also shows the message as an error.
             let priority = if log::is_journal() { "<3>" } else { "" };
             eprintln!("{priority}smbdirectd: {message}");
             code.into()

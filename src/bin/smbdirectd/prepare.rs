@@ -75,15 +75,15 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     };
     let (one, all) = (config.least_memory(), config.memory_limit);
     let what = format!(
-        "the limit of locked memory, {limit} bytes, is too low for RDMA devices, with which all memory of each \
-         connection is registered"
+        "the limit of locked memory, {limit} bytes, is too low for RDMA devices, which lock all memory of each \
+         connection"
     );
     let advice = "LimitMEMLOCK=infinity in the unit, ulimit -l unlimited, or fabric = \"software\"";
     if limit < one {
-        return Err(format!("{what}: one needs about {one} ({advice})"));
+        return Err(format!("{what}: one connection needs about {one} bytes ({advice})"));
     }
     if limit < all {
-        warn!("{what}: about {all} are needed if each process has one connection ({advice})");
+        warn!("{what}: about {all} bytes are needed if each process has one connection ({advice})");
     }
     Ok(())
 }
@@ -175,13 +175,13 @@ pub(crate) fn unused_devices(config: &Config) {
         (Some(FabricKind::Software), _) => info!("{what}; fabric = \"software\""),
         (_, Err(error)) => warn!("{what}; {error}"),
         (_, Ok(())) => warn!(
-            "{what}; no address of listen belongs to them, or none did when smbdirectd started (rdma link, ip \
+            "{what}; no address in \"listen\" belongs to them, or none did when smbdirectd started (rdma link, ip \
              address)"
         ),
     }
 }
 
-/// Binds to an address, listens on it, and closes it again.
+/// Binds a socket to an address, listens on it, and closes it again.
 fn try_address(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() {
@@ -203,7 +203,7 @@ fn try_address(address: SocketAddr) -> io::Result<()> {
 /// Returns the message about an address of `listen` that this machine does not have.
 pub(crate) fn waits_for(address: SocketAddr) -> String {
     format!(
-        "listen names {address}, but this machine does not have that address now (ip address): smbdirectd \
+        "\"listen\" contains {address}, but this machine does not have that address now (ip address): smbdirectd \
          starts without it, and serves clients there once this machine has it"
     )
 }

@@ -23,7 +23,7 @@ use super::{FAILED, prepare};
 /// Signals to stop within this time count as one: some senders send two at once, as timeout(1) and shells do.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// How often to check that the broker still lives.
+/// How often to check that the broker still runs.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Runs the device until a signal ends it.
@@ -32,7 +32,7 @@ const CHECK: Duration = Duration::from_secs(1);
 ///
 /// The error says why the device could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
-    // This comes before there are threads, and before there is anything that a signal would leave behind.
+    // This comes before any thread is started, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker)?;
@@ -54,7 +54,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     broker.stop();
-    // Without this thread a second signal has no effect, but the device can still stop in order.
+    // Without this thread a second signal has no effect, but the device can still stop gracefully.
     let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
@@ -105,8 +105,8 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Waits for a signal to stop. Meanwhile it tells the service manager that all is well, and where clients are served if
-/// that differs from the text that it `said` last. Returns when the signal came.
+/// Waits for a signal to stop. Meanwhile it tells the service manager that all is well, and where clients are served,
+/// if that is no longer what it `said` last. Returns the time at which the signal came.
 ///
 /// # Errors
 ///

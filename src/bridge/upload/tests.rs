@@ -78,7 +78,7 @@ impl Scene {
         }
     }
 
-    /// Runs while the client writes all of this.
+    /// Runs while the client writes all of `bytes`.
     fn write(&mut self, bytes: &[u8], limit: Option<u32>) -> Result<Next, End> {
         let mut rest = bytes;
         loop {
@@ -163,7 +163,7 @@ fn the_window_is_not_overwritten_while_it_is_being_sent() {
     }
     scene.upload.sent();
     assert_eq!(scene.run(Some(200_000)).unwrap(), Next::Receive);
-    // The window started over; it depends on the socket how much more there is.
+    // The window started over; how much more there is depends on the socket.
     assert!(scene.messages.iter().all(|it| *it == message(10_000, 0)));
 }
 
@@ -210,7 +210,7 @@ fn smb1_garbage_and_what_is_too_long_end_the_connection() {
         let end = Scene::new().write(bytes, Some(200_000)).unwrap_err();
         assert!(end.to_string().contains(words), "{end}");
     }
-    // Only the first message of a client says what it speaks.
+    // Only the first message of a client is checked for SMB1.
     let mut scene = Scene::new();
     let stream = [framed(b"\xFESMB"), framed(&SMB1)].concat();
     scene.write(&stream, Some(200_000)).unwrap();

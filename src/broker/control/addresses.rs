@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tells listeners and workers on which addresses clients reach the device, when they attach and whenever that
-//! changes.
+//! Tells listeners and workers on which addresses clients reach the device, when they attach and whenever these
+//! addresses change.
 //!
-//! The listener sets the addresses of this machine that clients may use. The last list stays in force until it or
-//! a later listener sets another one, so a device without a listener stays as closed as it was. The
-//! reactors enforce the list, and end the connections to addresses that have gone.
+//! The listener sets the addresses of this machine that clients may use. The last list stays in force until this or a
+//! later listener sets another one, so a device that has lost its listener stays as closed as it was. The reactors
+//! enforce the list, and end the connections to addresses that have gone.
 //!
 //! Networks change in bursts, so the system is asked once for all changes within a short time. A process whose
 //! socket has no room is told later; that is not a reason to detach it.
@@ -32,9 +32,9 @@ use crate::engine::peer::Role;
 use crate::fabric::{LocalAddress, LocalAddresses};
 use crate::units::Instant;
 
-/// Time to wait after a change before the system is asked for it.
+/// Time to wait after a change before the system is asked for its addresses.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Time between two questions to the system, and between two attempts to tell a process.
+/// Minimum time between two questions to the system, and time between two attempts to tell a process.
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const WATCH: Token = Token(usize::MAX - 2);
@@ -82,7 +82,7 @@ impl Known {
         Ok(known)
     }
 
-    /// Asks the system; returns whether clients now reach the device on other addresses.
+    /// Asks the system for its addresses; returns whether those on which clients reach the device have changed.
     fn look(&mut self) -> bool {
         match reach(&self.listen, &self.allowed) {
             Ok(new) => {
@@ -107,7 +107,7 @@ impl Known {
         }
     }
 
-    /// Logs which addresses the device now waits for, and which have come.
+    /// Logs which addresses of `listen` have become missing since `old`, and which are no longer missing.
     fn say_missing(&self, old: &Reach) {
         let missing = &self.reach.missing;
         for address in missing
@@ -128,7 +128,7 @@ impl Known {
         }
     }
 
-    /// Returns when there is next something to do.
+    /// Returns the time at which there is something to do next.
     pub(super) fn next(&self) -> Option<Instant> {
         self.look_at.into_iter().chain(self.tell_at).min()
     }
@@ -178,7 +178,7 @@ impl Control {
         }
     }
 
-    /// Makes all processes due to be told on which addresses clients reach the device.
+    /// Notes that listeners and workers must be told on which addresses clients now reach the device.
     fn addresses_differ(&mut self) {
         for peer in self.peers.values_mut() {
             peer.addresses_due = peer.is_told();
@@ -186,8 +186,8 @@ impl Control {
         self.known.tell_at = Some(self.now);
     }
 
-    /// Sets the addresses that clients may use, for the listener. Before the listener is answered, it is told on which
-    /// addresses clients can then reach the device.
+    /// Sets, for the listener, the addresses that clients may use. Before the listener is answered, it is told on which
+    /// addresses clients reach the device from then on.
     pub(super) fn set_addresses(
         &mut self,
         set: SetAddresses,

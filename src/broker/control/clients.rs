@@ -2,7 +2,7 @@
 
 //! Keeps what smbd says about its clients, for people who ask why a client does not use RDMA.
 //!
-//! A client is an address. The addresses about which smbd said something last are kept.
+//! A client is an address. Only the addresses about which smbd has said something most recently are kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(of(8), None);
         assert_eq!(of(12), Some("plain"));
         assert_eq!(of(9), Some("signed in messages"));
-        // This kind of note is not known here.
+        // No protection has this value.
         assert_eq!(of(11), None);
         let other = SocketAddr::from(([0, 0, 0, 8], 12));
         assert_eq!(clients.protection(&other), None);

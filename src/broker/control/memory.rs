@@ -8,10 +8,10 @@
 //!                          '--- for too long ---> Reply
 //! ```
 //!
-//! A worker is asked to give back memory that it has not used between two looks. While any worker waits, looks are more
-//! frequent, and if a waiting worker has less than an equal share, workers that have more are asked for the excess.
-//! They give memory back when their operations in it have ended. The worker that has waited longest may have the
-//! reserved part of the total (see [`Reserve`](crate::engine::memory::Reserve)).
+//! Now and then, the control thread looks for idle memory, and asks each worker to give back what it has not used since
+//! the last look. While any worker waits, it looks more often, and if a waiting worker has less than an equal share, it
+//! asks workers that have more for the excess. They give memory back when their operations in it have ended. The worker
+//! that has waited longest may have the reserved part of the total (see [`Reserve`](crate::engine::memory::Reserve)).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -34,10 +34,10 @@ use crate::units::Instant;
 /// Time after which a worker that waits for other workers' memory learns that there is none.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Time between attempts while any worker waits, because nothing tells this thread when memory becomes free.
+/// Time between attempts to serve workers that wait; nothing tells this thread when memory becomes free.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Time between looks for idle memory while any worker waits.
+/// Time between two looks for idle memory while any worker waits.
 const URGENT_LOOK: Duration = Duration::from_millis(50);
 
 /// The regions whose segments the control thread gives out.
@@ -52,7 +52,7 @@ struct Waiting {
     since: Instant,
 }
 
-/// The workers that wait for memory, and when to look for some.
+/// The workers that wait for memory, and the time at which to look for idle memory.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     /// The workers that wait; the one that has waited longest comes first.
@@ -66,7 +66,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Returns when there is next something to do.
+    /// Returns the time at which there is something to do next.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
         [retry, self.look_at].into_iter().flatten().min()
@@ -177,8 +177,8 @@ impl Control {
         }
     }
 
-    /// Gives a worker a segment of the length that its region should have next, or else of the length that it must
-    /// have, if that leaves `spare` of the total; otherwise returns [`Status::Again`].
+    /// Gives a worker a segment of the length that its region should get next or, failing that, of the length that it
+    /// needs ([`next_length`]). Returns [`Status::Again`] if neither would leave `spare` bytes of the total.
     fn give_segment(
         &mut self,
         process: &Arc<Process>,
@@ -306,7 +306,7 @@ impl Control {
     }
 }
 
-/// Returns the segments that a worker has not been asked for, the longest first, with their region and number.
+/// Returns the segments that a worker has not been asked to give back, the longest first, with their region and number.
 fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     let all = process.segments();
     let mut found = Vec::new();
@@ -318,7 +318,7 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
         }
     }
     found.sort_by_key(|(_, _, segment)| std::cmp::Reverse(segment.memory.len()));
-    // The shortest segment of SEND stays, so that small responses can always go out.
+    // The shortest SEND segment stays, so that small responses can always go out.
     let kept = found
         .iter()
         .rposition(|(region, ..)| *region == region::SEND);
@@ -326,7 +326,7 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     found
 }
 
-/// Asks a worker for the segments that it has not touched since the last call; returns whether there are other
+/// Asks a worker to give back the segments that it has not touched since the last call; returns whether there are other
 /// segments.
 fn reclaim_idle(process: &Process) -> bool {
     let mut more = false;
@@ -337,7 +337,7 @@ fn reclaim_idle(process: &Process) -> bool {
     more
 }
 
-/// Asks a worker for its longest segments, until it has no more than `share` besides them.
+/// Asks a worker to give back its longest segments, until the rest is no longer than `share`.
 fn reclaim_to(process: &Process, share: u64) {
     let mut left = process.account.used();
     let all = process.segments();
@@ -358,7 +358,7 @@ fn reclaim_to(process: &Process, share: u64) {
     }
 }
 
-/// Asks a worker for a segment. If its socket has no room for that, it is asked again later.
+/// Asks a worker to give back a segment. If its socket has no room for the message, the worker is asked again later.
 fn reclaim(process: &Process, region: u32, number: u32, segment: &Segment) -> io::Result<()> {
     let message = abi::Reclaim {
         region,

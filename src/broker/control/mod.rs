@@ -9,8 +9,8 @@
 //!   reactors  <-- Command --       -- Notice -->
 //! ```
 //!
-//! A process counts as dead when its socket is closed or the process itself ends, whichever comes first: a
-//! child that inherited the socket keeps it open, and must not keep its dead parent's connections.
+//! A process counts as dead when its socket is closed or the process itself ends, whichever comes first: a child that
+//! inherited the socket keeps it open, and must not keep its dead parent's connections alive.
 //!
 //! Nothing here waits for a process: a process that does not read its messages, or asks for more than can be answered,
 //! is detached.
@@ -68,10 +68,10 @@ const BATCH: usize = 32;
 pub(super) const WAKER: Token = Token(usize::MAX);
 const LISTENER: Token = Token(usize::MAX - 1);
 
-/// A message of another thread to the control thread.
+/// A message from another thread to the control thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A notice of a reactor.
+    /// A notice from a reactor.
     Notice(Notice),
     /// The owner of the broker wants it to stop, and to give connections this much time.
     Stop(Duration),
@@ -122,7 +122,7 @@ pub(super) struct Control {
     known: Known,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
-    /// Peers that have not attached, and until when they may attach; the earliest first.
+    /// Peers that have not attached, each with the time until which it may attach; the earliest comes first.
     unattached: VecDeque<(Instant, u32)>,
     /// Peers that may have more messages to read.
     readable: VecDeque<u32>,
@@ -298,7 +298,8 @@ impl Control {
         }
     }
 
-    /// Records the event that a process may not use the device, and logs it, unless there were many just now.
+    /// Records as an event that a process may not use the device, and logs it unless many lines were logged just
+    /// before.
     fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
         self.shared.record(What::Refused {
             pid,
@@ -428,7 +429,8 @@ impl Control {
                 return self.detach(id, Some(status), &why);
             }
         }
-        // Others get their turn; no other event would say that there is more to read.
+        // Other processes get their turn. This one stays in the list, because no further event would say that there is
+        // more to read.
         self.readable.push_back(id);
     }
 
@@ -514,9 +516,9 @@ impl Control {
     }
 }
 
-/// Returns the result of `pidfd_open`; [`Errno::SRCH`] if the process has already gone. If the system does not have
-/// that call, has no descriptor left, or forbids the call with a filter, only the end of its socket will show that the
-/// process has ended.
+/// Returns the result of `pidfd_open`; [`Errno::SRCH`] if the process has already gone. Returns `None` if the system
+/// does not have that call, has no descriptor left, or forbids the call with a filter: then only the end of the
+/// process's socket will show that the process has ended.
 fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
     match opened {
         Ok(pidfd) => Ok(Some(pidfd)),
@@ -545,7 +547,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Returns whether it has closed its socket or its process is dead, even if no event has shown that yet.
+    /// Returns whether this peer has closed its socket or its process is dead, even if no event has shown that yet.
     fn has_gone(&self) -> bool {
         let mut ends = vec![PollFd::new(&self.socket, PollFlags::RDHUP)];
         let pidfd = self.pidfd.as_ref();

@@ -85,7 +85,7 @@ impl Control {
         }
     }
 
-    /// Answers with what is known, because a reactor has ended and will not answer.
+    /// Answers with the reports that have arrived, because a reactor has ended and will not answer.
     pub(super) fn abandon_reports(&mut self) {
         for (_, pending) in std::mem::take(&mut self.reports.pending) {
             self.answer(pending);

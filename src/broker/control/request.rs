@@ -268,8 +268,8 @@ impl Control {
         registry.register(process, set.client_guid, set.session_id, limit)
     }
 
-    /// Detaches the processes that hold a client or session if they have gone without being noticed yet.
-    /// Returns whether any had gone.
+    /// Detaches the holders of a client or session that have closed their sockets or exited, if the control thread has
+    /// not noticed that yet. Returns whether there were any.
     fn detach_gone(&mut self, set: &abi::SetSessionId) -> bool {
         let holders = self
             .shared
@@ -278,7 +278,11 @@ impl Control {
         let mut some = false;
         for id in holders.into_iter().flatten() {
             if self.peers.get(&id).is_some_and(Peer::has_gone) {
-                self.detach(id, None, "it has gone, and another process has its client");
+                self.detach(
+                    id,
+                    None,
+                    "it has exited or closed its socket, and another process registers its client",
+                );
                 some = true;
             }
         }
@@ -293,7 +297,7 @@ impl Control {
     }
 }
 
-/// Returns the message for a process that attaches, given the version that both sides speak and its features.
+/// Returns the message for a process that attaches, given the version that both sides speak and the process's features.
 pub(in crate::broker) const fn attached(
     id: u32,
     config: &Config,

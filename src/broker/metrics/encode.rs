@@ -16,13 +16,13 @@ pub(super) struct Family<'a> {
 }
 
 impl Text {
-    /// Begins the family of a number that may fall, with its name and help.
+    /// Begins the family of a number that may fall, with its name and its help.
     pub(super) fn gauge<'a>(&'a mut self, about: (&'a str, &str)) -> Family<'a> {
         self.family(about, "gauge")
     }
 
-    /// Begins the family of a number that only grows, from the start of the device, with its name, which ends in
-    /// `_total`, and help.
+    /// Begins the family of a number that only grows after the start of the device, with its name (which ends in
+    /// `_total`) and its help.
     pub(super) fn counter<'a>(&'a mut self, about: (&'a str, &str)) -> Family<'a> {
         self.family(about, "counter")
     }

@@ -14,7 +14,7 @@ pub(super) const PATH: &str = "/metrics";
 pub(super) enum Asked {
     /// The client asks for the metrics.
     Metrics,
-    /// The client asks for the head of such an answer (`HEAD`).
+    /// The client asks only for the head of that answer (`HEAD`).
     Head,
     /// The client asks for something that does not exist here.
     Other,
@@ -25,7 +25,7 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    /// Reads a request. Returns `None` if more of it has to come.
+    /// Reads a request. Returns `None` if the rest of it has not come yet.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let is_whole = ["\r\n\r\n", "\n\n"]
             .iter()
@@ -55,7 +55,7 @@ impl Asked {
     }
 }
 
-/// Returns the answer. It calls `metrics` if the client asks for them.
+/// Returns the answer. Calls `metrics` if the client asks for the metrics or their head.
 pub(super) fn answer(
     asked: Asked,
     content_type: &str,
@@ -77,7 +77,7 @@ pub(super) fn answer(
         Asked::Malformed => (
             "400 Bad Request",
             plain,
-            "This is not a request of HTTP.\n".to_owned(),
+            "This is not an HTTP request.\n".to_owned(),
         ),
     };
     let length = body.len();
@@ -135,7 +135,7 @@ mod tests {
         for (asked, words) in [
             (Asked::Other, ["HTTP/1.0 404 ", "at /metrics"]),
             (Asked::Method, ["HTTP/1.0 405 ", "\r\nAllow: GET, HEAD\r\n"]),
-            (Asked::Malformed, ["HTTP/1.0 400 ", "not a request"]),
+            (Asked::Malformed, ["HTTP/1.0 400 ", "not an HTTP"]),
         ] {
             let text = text(asked);
             assert!(words.iter().all(|word| text.contains(word)), "{text}");

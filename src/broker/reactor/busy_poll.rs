@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-/// How many times to sleep without polling after another thread wanted the processor, at least and at most.
+/// Minimum and maximum number of times to sleep without polling after another thread wanted the processor.
 const LEAST_PAUSE: u32 = 16;
 const LONGEST_PAUSE: u32 = 1024;
 
-/// The time for which polling for work before sleeping pays off, because waking up takes longer, and much longer in a
+/// The time for which it pays off to poll for work before sleeping: waking up takes longer, and much longer in a
 /// virtual machine.
 ///
 /// It grows while a little more patience would have saved a sleep, and shrinks to zero if work is rare.
@@ -45,8 +45,8 @@ impl BusyPoll {
         }
     }
 
-    /// Adjusts the window to whether polling would have caught work that came `slept` after the owner fell asleep.
-    /// `preempted` returns how often this thread has lost its processor to another.
+    /// Adjusts the window, depending on whether polling would have caught the work that came `slept` after the owner
+    /// fell asleep. `preempted` returns how often this thread has lost its processor to another.
     pub(super) fn slept(&mut self, slept: Duration, preempted: impl FnOnce() -> u64) {
         if self.longest.is_zero() {
             return;
@@ -65,7 +65,7 @@ impl BusyPoll {
             self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
             return;
         }
-        // Each sleep without a loss makes up for one of the pause.
+        // Each sleep without a loss makes the next pause one sleep shorter.
         self.next_pause = self.next_pause.saturating_sub(1).max(LEAST_PAUSE);
         self.window = if slept < self.longest {
             (self.window * 2).clamp(self.longest / 8, self.longest)

@@ -37,7 +37,7 @@ use crate::proto;
 use crate::transport::{CloseReason, Lines, Transport};
 use crate::units::Instant;
 
-/// A message of the control thread to a reactor.
+/// A message from the control thread to a reactor.
 #[derive(Debug)]
 pub(super) enum Command {
     /// A worker has named the token of a connection.
@@ -53,11 +53,11 @@ pub(super) enum Command {
     End(ConnId, Limit),
     /// A worker is no longer attached.
     Gone(u32),
-    /// A worker has given back segments of its SEND or BULK.
+    /// A worker has given back SEND or BULK segments.
     Released(u32),
-    /// A worker has unmapped this segment of its RECEIVE with the reactor.
+    /// A worker has unmapped this RECEIVE segment of its queue with the reactor.
     Unmapped { id: u32, number: u32 },
-    /// Other workers need memory: ask for idle memory of RECEIVE.
+    /// Other workers need memory: ask for idle RECEIVE memory.
     Reclaim,
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
@@ -72,7 +72,7 @@ pub(super) enum Command {
     Stop(Instant),
 }
 
-/// A message of a reactor to the control thread.
+/// A message from a reactor to the control thread.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A process has to be detached.
@@ -291,7 +291,7 @@ impl<F: SharedEpoll> Reactor<F> {
         self.control.notice(Notice::Relay(place.shard, command));
     }
 
-    /// Records the end of a connection as an event, and logs it, unless there were many just now.
+    /// Records the end of a connection as an event, and logs it unless many lines were logged just before.
     fn ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
         let words = match cause {
             Some(cause) => cause.to_string(),

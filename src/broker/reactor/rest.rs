@@ -34,7 +34,7 @@ const PAUSES: u32 = 8;
 /// Decides how long to poll before sleeping.
 #[derive(Debug)]
 pub(super) struct Sleeper {
-    /// Since when there has been nothing to do.
+    /// The time since which there has been nothing to do.
     idle_since: Option<Instant>,
     busy_poll: BusyPoll,
     /// The keys of the sources that woke the reactor.
@@ -52,7 +52,7 @@ impl Sleeper {
 }
 
 impl<F: SharedEpoll> Reactor<F> {
-    /// Wakes up for a queue's bell, until the bell is closed.
+    /// Lets a queue's bell wake the reactor, until the bell is closed.
     pub(super) fn watch(&self, queue: QueueId) -> io::Result<()> {
         let Some(bell) = self.shard.bell(queue) else {
             return Ok(());
@@ -86,7 +86,7 @@ impl<F: SharedEpoll> Reactor<F> {
         if !self.shard.announce_sleep() || !self.commands.is_empty() {
             return Ok(());
         }
-        // The round before may have taken long, and may have found that a queue is corrupt.
+        // The last round may have taken long, and `announce_sleep` may have found that a queue is corrupt.
         self.look_at_clock();
         self.run_notices();
         let next = self.shard.next_deadline();

@@ -125,7 +125,7 @@ impl Script {
         CharChannel::new(self.clone()).unwrap()
     }
 
-    /// The next call with this argument is answered with it as `answer` leaves it.
+    /// Answers the next call whose argument has this type, with the argument as `answer` leaves it.
     fn answer<C: Call>(&self, answer: impl Fn(&mut C) + 'static) {
         self.answer_with(move |call, _| {
             answer(call);
@@ -206,7 +206,7 @@ fn segment(region: u32, number: u32, length: u64) -> Segment {
     }
 }
 
-/// The next message and its cookie.
+/// Returns the next message and its cookie.
 fn next(channel: &mut CharChannel<Script>) -> Option<(u64, Answer)> {
     let delivery = channel.receive().unwrap();
     delivery.map(|delivery| (delivery.cookie, delivery.answer))
@@ -235,7 +235,7 @@ fn an_attached_process_knows_the_addresses_and_then_reads_the_other_events() {
     });
     let attach = Attach::new(role::LISTENER, [0; 16]);
     channel.send(&message(9, &attach, &[])).unwrap();
-    // The kernel's file is not readable, and still this side is.
+    // The kernel's file is not readable, but this side's descriptor is.
     for expected in [
         (0, Answer::Addresses(vec![address])),
         (9, Answer::Attached(attached())),
@@ -460,7 +460,7 @@ fn refuses_events_that_are_not_whole_messages() {
         let received = script.channel().receive();
         assert_eq!(received.map(drop), Err(Status::Corrupt), "{filled}");
     }
-    // It says that there are events, and there are none: nothing is lost by going on.
+    // The device says that there are events, but there are none: nothing is lost by going on.
     let script = Script::new();
     script.answer(|call: &mut EnterCall| call.ready = u32::MAX);
     assert!(script.channel().receive().unwrap().is_none());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! An observer against devices that answer as they should, and others.
+//! Tests an observer against devices that answer as they should, and against others.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ fn fresh_path() -> PathBuf {
 struct Device(SeqSocket);
 
 impl Device {
-    /// The next request, as bytes.
+    /// Returns the next request, as bytes.
     fn request(&self) -> Vec<u8> {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
         loop {
@@ -90,7 +90,7 @@ fn file(bytes: &[u8]) -> Memfd {
     file
 }
 
-/// What an observer gets from a device that does `behave`.
+/// Returns what an observer gets from a device that does `behave`.
 fn at(behave: impl FnOnce(Device) + Send + 'static) -> Result<String, Status> {
     at_for(TIMEOUT, behave)
 }

@@ -5,7 +5,7 @@
 //! A record is a [`Head`] and the structure that its `kind` names. There is one [`Device`], which is the first, and any
 //! number of the others, in any order, except that a [`Queue`] follows its [`Process`]. A reader skips kinds that it
 //! does not know, and the rest of a record that is longer than it knows: later versions add both. Times are in
-//! nanoseconds, and names are ASCII, filled up with zeros.
+//! nanoseconds, and names are ASCII, padded with zeros.
 //!
 //! ```text
 //!   0 kind      4 length, head included      8 the structure, a multiple of 8 bytes long
@@ -179,7 +179,7 @@ pub struct SocketAddress {
     pub reserved: u16,
 }
 
-/// What a fabric has carried since the module was loaded. None of the numbers ever falls.
+/// The traffic of a fabric since the module was loaded. None of the numbers ever falls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Carried {
@@ -275,9 +275,9 @@ pub struct Process {
     pub connections: u32,
     /// Number of sessions and clients that the process has registered.
     pub sessions: u32,
-    /// Number of segments of SEND.
+    /// Number of SEND segments.
     pub send_segments: u32,
-    /// Number of segments of BULK.
+    /// Number of BULK segments.
     pub bulk_segments: u32,
     /// Number of bytes of the process's memory.
     pub memory: u64,
@@ -299,9 +299,9 @@ pub struct Queue {
     pub completions: u32,
     /// Submissions that have not been answered.
     pub outstanding: u32,
-    /// Number of segments of RECEIVE.
+    /// Number of RECEIVE segments.
     pub receive_segments: u32,
-    /// Number of units of RECEIVE in use.
+    /// Number of RECEIVE units in use.
     pub receive_units_used: u32,
 }
 
@@ -415,7 +415,7 @@ mod tests {
         };
         let mut records = Vec::new();
         push(&mut records, &counter);
-        // These are a kind of a later version, and a counter with more than this version knows.
+        // These are a record of a later version, and a counter with more fields than this version knows.
         records.extend_from_slice(&[99u32, 16, 1, 2].map(u32::to_ne_bytes).concat());
         let longer = records.len();
         push(&mut records, &counter);

@@ -13,7 +13,7 @@ use super::{Finding, Verdict};
 #[cfg(test)]
 mod tests;
 
-/// The use of a limit, in percent, from which it is worth a warning.
+/// A limit that is used by this many percent or more deserves a warning.
 const NEARLY_ALL: u64 = 90;
 
 /// The findings so far.
@@ -47,7 +47,7 @@ impl Findings {
     }
 }
 
-/// Makes all checks of this server.
+/// Runs all checks on this server.
 pub(super) fn server(facts: &Facts) -> Vec<Finding> {
     let mut found = Findings::default();
     device(facts, &mut found);
@@ -74,7 +74,7 @@ fn device(facts: &Facts, found: &mut Findings) {
         let message = format!("smbdirectd does not answer on {control}: {reason}");
         if silence.is_some_and(|silence| !silence.is_absent) {
             let cure = match facts.is_root {
-                true => "journalctl -u smbdirectd",
+                true => "see journalctl -u smbdirectd",
                 false => "run this as root",
             };
             return found.fail(CHECK, message, cure);
@@ -82,7 +82,7 @@ fn device(facts: &Facts, found: &mut Findings) {
         let cure = match facts.port_is_taken {
             true => {
                 "another program has TCP port 5445 (ss -ltnp 'sport = :5445'): stop it, then \
-                     systemctl start smbdirectd; journalctl -u smbdirectd"
+                     systemctl start smbdirectd; if it still does not run, see journalctl -u smbdirectd"
             }
             false => {
                 "systemctl start smbdirectd; journalctl -u smbdirectd says why it is not running"
@@ -119,7 +119,7 @@ fn smbd(facts: &Facts, found: &mut Findings) {
         return found.fail(
             CHECK,
             message,
-            "install a Samba with this project's patches, which an upgrade of the distribution's samba replaces",
+            "install a Samba with this project's patches; an upgrade of the distribution's samba package replaces it",
         );
     }
     let Some(device) = &facts.device else {
@@ -162,25 +162,25 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
             .unwrap_or_default()
     };
     let before = found.0.len();
-    // Samba 4.24 has it among the transports, too.
+    // Samba 4.24 can also list SMB Direct in `server smb transports`.
     let transports = value("server smb transports");
     let mut transports = transports.split([' ', ',']);
     let is_transport = transports.any(|it| it == "smbdirect" || it.starts_with("smbdirect:"));
     if value("smb direct") != "yes" && !is_transport {
         let cure = "set smb direct = yes in [global], then smbcontrol smbd reload-config";
-        found.fail(CHECK, "smb direct is not \"yes\"", cure);
+        found.fail(CHECK, "\"smb direct\" is not \"yes\"", cure);
     }
     if value("server multi channel support") != "yes" {
         let cure = "set server multi channel support = yes (the default) in [global]";
         found.fail(
             CHECK,
-            "server multi channel support is off: smbd serves TCP only",
+            "\"server multi channel support\" is off: smbd serves TCP only",
             cure,
         );
     }
     let protocol = value("server max protocol");
     if !protocol.starts_with("smb3") && protocol != "default" {
-        let message = format!("server max protocol is {protocol}: smbd serves TCP only");
+        let message = format!("\"server max protocol\" is {protocol}: smbd serves TCP only");
         found.fail(
             CHECK,
             message,
@@ -192,20 +192,20 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
         .filter(|wanted| **wanted != facts.control);
     if let Some(wanted) = wanted {
         let message = format!(
-            "smb direct device is {wanted}, but this device is at {}",
+            "\"smb direct device\" is {wanted}, but this device is at {}",
             facts.control
         );
         found.warn(
             CHECK,
             message,
-            "set smb direct device and control of smbdirectd.toml to the same path",
+            "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path",
         );
     }
     let signing = value("server signing");
     if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {
         found.warn(
             CHECK,
-            format!("server signing is {signing}: {ONLY_WITH_TRANSFORMS}"),
+            format!("\"server signing\" is {signing}: {ONLY_WITH_TRANSFORMS}"),
             "set server signing = default if you trust the network",
         );
     }
@@ -213,8 +213,8 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
     if encryption == "required" {
         found.warn(
             CHECK,
-            format!("server smb encrypt is required: {ONLY_WITH_TRANSFORMS}"),
-            "encrypt only single shares (smb encrypt = required there) if you trust the network",
+            format!("\"server smb encrypt\" is required: {ONLY_WITH_TRANSFORMS}"),
+            "encrypt only the shares that need it (smb encrypt = required in their sections) if you trust the network",
         );
     }
     if found.0.len() == before {
@@ -233,20 +233,21 @@ fn addresses(facts: &Facts, found: &mut Findings) {
         return;
     };
     for missing in &device.missing {
-        let message = format!("listen names {missing}, which this machine does not have");
+        let message = format!("\"listen\" contains {missing}, but this machine does not have it");
         found.warn(
             CHECK,
             message,
-            "add the address (ip address), or change listen in smbdirectd.toml",
+            "add the address (ip address), or change \"listen\" in smbdirectd.toml",
         );
     }
     if device.allowed.as_ref().is_some_and(Vec::is_empty) {
-        let cure = "change interfaces and bind interfaces only in smb.conf: they exclude all addresses of this machine";
+        let cure = "change \"interfaces\" and \"bind interfaces only\" in smb.conf: together they exclude every \
+                    address of this machine";
         return found.fail(CHECK, "smbd does not allow any address", cure);
     }
     if device.addresses.is_empty() {
-        let cure = "check listen in smbdirectd.toml and the output of ip address; link-local addresses and loopback \
-                    are never announced";
+        let cure = "check \"listen\" in smbdirectd.toml and the output of \"ip address\"; link-local addresses and \
+                    loopback are never announced";
         return found.fail(CHECK, "no address is announced to clients", cure);
     }
     for address in &device.addresses {
@@ -289,7 +290,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
         return found.warn(
             CHECK,
             message,
-            "exclude it with interfaces in smb.conf, or listen in smbdirectd.toml",
+            "exclude it with \"interfaces\" in smb.conf, or with \"listen\" in smbdirectd.toml",
         );
     }
     let ports = ports_of(address, facts);
@@ -299,7 +300,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
             return found.warn(CHECK, message, &use_device(facts));
         }
         let message = format!(
-            "{at} is on {}, but software iWARP serves it: its clients try RDMA port 445 and stay with TCP",
+            "{at} is on {}, but software iWARP serves it: clients try RDMA port 445 there, and stay with TCP",
             port.device
         );
         return found.fail(CHECK, message, &use_device(facts));
@@ -319,7 +320,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
         found.warn(
             CHECK,
             message,
-            "set link_speed for that address of listen in smbdirectd.toml",
+            "set link_speed for that address in \"listen\" of smbdirectd.toml",
         );
     }
 }
@@ -327,7 +328,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
 /// Returns the cure if an RDMA device does not serve its addresses.
 fn use_device(facts: &Facts) -> String {
     match &facts.no_rdma {
-        Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, restart smbdirectd ({reason})"),
+        Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, and restart smbdirectd ({reason})"),
         None => "set fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
                  when it starts"
             .to_owned(),
@@ -346,7 +347,8 @@ fn rdma(facts: &Facts, found: &mut Findings) {
     for port in &facts.ports {
         let name = format!("{} port {}", port.device, port.number);
         if port.state != "ACTIVE" {
-            let cure = "check rdma link, the cable, the switch and ip link set up; for InfiniBand, the subnet manager";
+            let cure = "run \"rdma link\", check the cable and the switch, and run \"ip link set ... up\"; for \
+                        InfiniBand, check the subnet manager";
             found.warn(CHECK, format!("{name} is {}", port.state), cure);
             continue;
         }
@@ -395,7 +397,8 @@ fn no_gid(port: &Port, facts: &Facts, found: &mut Findings) {
             found.fail(
                 "rdma",
                 format!("{} has no RoCE v2 GID for {ip}", port.device),
-                "rdma link, show_gids or /sys/class/infiniband/*/ports/*/gid_attrs/types: the adapter needs RoCE v2",
+                "the adapter needs RoCE v2: check \"rdma link\", \"show_gids\" or \
+                 /sys/class/infiniband/*/ports/*/gid_attrs/types",
             );
         }
     }
@@ -410,7 +413,7 @@ fn losses(facts: &Facts, found: &mut Findings) {
             .map(|(name, more)| format!("{more} {name}"))
             .collect();
         let message = format!(
-            "{} port {} in the last seconds: {}",
+            "{} port {} counted these losses while the doctor ran: {}",
             port.device,
             port.number,
             losses.join(", ")
@@ -419,7 +422,9 @@ fn losses(facts: &Facts, found: &mut Findings) {
             Kind::Roce => {
                 "RoCE loses packets: configure PFC or ECN on server, switches and clients (docs/roce.md)"
             }
-            Kind::InfiniBand | Kind::Iwarp => "check rdma statistic show, the cable and the switch",
+            Kind::InfiniBand | Kind::Iwarp => {
+                "check \"rdma statistic show\", the cable and the switch"
+            }
         };
         found.warn("losses", message, cure);
     }
@@ -478,7 +483,7 @@ fn firewall(facts: &Facts, found: &mut Findings) {
             "nftables drops incoming packets by default, and has no rule for TCP port 5445",
             "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
         ),
-        Some(_) => found.ok(CHECK, "no default of nftables refuses TCP port 5445"),
+        Some(_) => found.ok(CHECK, "no nftables chain drops TCP port 5445 by default"),
         None if facts.is_root => found.ok(CHECK, "there is no ufw, firewalld or nft on this machine"),
         None => found.skip(CHECK, "only root can read the firewall's rules"),
     }
@@ -524,7 +529,7 @@ fn limits(facts: &Facts, found: &mut Findings) {
         .filter(|locked| uses_devices && *locked < limits.memory)
     {
         let message = format!(
-            "smbdirectd may lock {locked} bytes, less than its memory_limit of {}, all of which RDMA devices lock",
+            "smbdirectd may lock only {locked} bytes, but RDMA devices need all of its memory_limit ({} bytes) locked",
             limits.memory
         );
         found.warn(CHECK, message, "set LimitMEMLOCK=infinity in its unit");
@@ -574,7 +579,7 @@ const CLIENTS: usize = 16;
 const ON_THE_CLIENT: &str = "Windows: Get-SmbClientNetworkInterface (RDMA Capable), Get-NetAdapterRdma (Enabled)\n\
     Windows: Get-SmbClientConfiguration (EnableMultiChannel True, RequireSecuritySignature False)\n\
     Windows: Get-WindowsOptionalFeature -Online -FeatureName SMBDirect (Enabled; Pro may not have it)\n\
-    Linux: mount -t cifs -o rdma, which a mounted client cannot add later\n\
+    Linux: mount -t cifs -o rdma (the option cannot be added to an existing mount)\n\
     both: does it reach RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP)? docs/troubleshooting.md";
 
 fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
@@ -656,7 +661,7 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
 /// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
 fn why_tcp(noted: &Client) -> (String, &'static str) {
     const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
-        Linux: mount -t cifs -o rdma, which a mounted client cannot add later";
+        Linux: mount -t cifs -o rdma (the option cannot be added to an existing mount)";
     let dialect = noted.dialect.as_deref().unwrap_or("?");
     if let Some(status) = &noted.refusal {
         let times = noted.refused;

@@ -25,7 +25,7 @@ pub(crate) struct Facts {
     /// The parameters of `[global]` with their defaults, by name; `None` if testparm could not be run.
     pub(crate) samba: Option<BTreeMap<String, String>>,
     pub(crate) ports: Vec<Port>,
-    /// Why RDMA devices cannot be used, if there are some.
+    /// Why the RDMA devices of this server cannot be used.
     pub(crate) no_rdma: Option<String>,
     pub(crate) interfaces: BTreeMap<String, Interface>,
     /// Whether a process listens on TCP port 5445.

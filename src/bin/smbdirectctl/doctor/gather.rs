@@ -28,7 +28,7 @@ const MOST_PROBES: usize = 8;
 const LOSS_TIME: Duration = Duration::from_secs(1);
 
 /// The counters of an RDMA device that grow when the network loses something, or a receiver has no buffer. Their names
-/// differ between makers; a device has some of them.
+/// differ between vendors; a device has some of them.
 const LOSSES: [&str; 6] = [
     "out_of_sequence",
     "packet_seq_err",
@@ -38,7 +38,7 @@ const LOSSES: [&str; 6] = [
     "rx_icrc_encapsulated",
 ];
 
-/// Gathers all facts that can be found out.
+/// Gathers all facts that this process can find out.
 pub(super) fn gather(options: &Options) -> Facts {
     let root = Path::new("/");
     let mut facts = Facts {
@@ -97,7 +97,7 @@ fn ask(control: &Path) -> Result<Device, Silence> {
     })
 }
 
-/// Returns the process of smbd's parent, if this process can see it.
+/// Returns the process id of smbd's parent process, if this process can see it.
 fn listener(device: &Device) -> Option<i32> {
     let listener = device.processes.iter().find(|it| it.role == "listener")?;
     (listener.pid > 0).then_some(listener.pid)
@@ -208,7 +208,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Returns the content of a file of one line; empty if it cannot be read.
+/// Returns the content of a file that has one line; an empty string if it cannot be read.
 fn line(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.trim().to_owned()
@@ -330,7 +330,7 @@ fn listens(root: &Path, port: u16) -> bool {
     })
 }
 
-/// Returns the first process of this name.
+/// Returns the first process with this name.
 fn process_named(root: &Path, name: &str) -> Option<u32> {
     let pids = names(&root.join("proc")).into_iter();
     let mut pids = pids.filter_map(|pid| pid.parse().ok());

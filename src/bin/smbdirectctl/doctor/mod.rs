@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// The program smbd [default: the one that is attached, or else the first in the path]
     #[arg(long, value_name = "PATH")]
     smbd: Option<PathBuf>,
-    /// Samba's configuration [default: the one of the attached smbd, or else of testparm]
+    /// Samba's configuration file [default: that of the attached smbd, or else testparm's]
     #[arg(long, value_name = "FILE")]
     smb_conf: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Options {
 enum Verdict {
     /// All is well.
     Ok,
-    /// It could not be checked.
+    /// The check could not be made.
     Skipped,
     /// SMB Direct works, but not as well as it could, or not for every client.
     Warn,

@@ -30,7 +30,7 @@ pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, S
     let conn = transport
         .connect(now(), address)
         .map_err(|e| e.to_string())?;
-    let mut stage = "the RDMA connection and the negotiation of SMB Direct";
+    let mut stage = "the RDMA connection or the SMB Direct negotiation";
     let mut took = None;
     loop {
         let mut events = Vec::new();
@@ -70,7 +70,7 @@ pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, S
         if left.is_zero() {
             // There is no need to wait for the end of a connection that has done its work.
             return took
-                .ok_or_else(|| format!("{stage} did not come within {} s", TIMEOUT.as_secs()));
+                .ok_or_else(|| format!("{stage} was not complete after {} s", TIMEOUT.as_secs()));
         }
         transport
             .wait(now(), Some(left))
@@ -78,7 +78,7 @@ pub(super) fn probe(address: SocketAddr, kind: FabricKind) -> Result<Duration, S
     }
 }
 
-/// Returns a NEGOTIATE request for SMB 3.0 and 3.0.2 ([MS-SMB2] 2.2.1.2, 2.2.3), of a client that no server knows.
+/// Returns a NEGOTIATE request for SMB 3.0 and 3.0.2 ([MS-SMB2] 2.2.1.2, 2.2.3), from a client that no server knows.
 fn negotiate() -> Vec<u8> {
     const DIALECTS: [u16; 2] = [0x0300, 0x0302];
     let mut message = Vec::new();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Computes what moved per second between two looks at a device.
+//! Computes rates per second from two statuses of a device.
 
 use std::collections::HashMap;
 
 use super::{Carried, Connection, Device};
 
-/// What a fabric carried per second.
+/// The traffic of a fabric per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rates {
     /// Bytes from clients.
@@ -20,8 +20,8 @@ pub(crate) struct Rates {
 }
 
 impl Device {
-    /// Turns the bytes of connections into bytes per second since the look `before`, sorts the busiest connections to
-    /// the top, and adds the rates of each fabric. Does nothing if the device has been started anew between the two.
+    /// Turns the bytes of connections into bytes per second since the status `before`, sorts the busiest connections to
+    /// the top, and adds the rates of each fabric. Does nothing if the device has been restarted between the two.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         let seconds = self.uptime_seconds - before.uptime_seconds;
         if seconds <= 0.0 {
@@ -50,7 +50,7 @@ impl Device {
 }
 
 impl Carried {
-    /// Returns what was carried per second since `before`.
+    /// Returns the traffic per second since `before`.
     fn rates(&self, before: Option<&Self>, seconds: f64) -> Rates {
         let rate = |of: fn(&Self) -> u64| {
             let before = before.map_or(0, of);

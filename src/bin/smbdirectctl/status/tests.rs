@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A device of which every table has something.
+/// Makes a device that has something in every table.
 fn device(peer: &str) -> Device {
     let json = serde_json::json!({
         "version": "0.1.0", "interface": 1, "uptime_seconds": 11_520.0, "stopping": false,
@@ -90,7 +90,7 @@ fn shows_everything_that_an_administrator_asks_for() {
     );
 }
 
-/// A process in another namespace has number 0 here, whichever it is.
+/// Every process in another namespace has the number 0 here.
 #[test]
 fn processes_of_containers_are_told_from_each_other() {
     let json = serde_json::json!({

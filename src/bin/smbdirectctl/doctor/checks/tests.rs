@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Each test breaks one thing of a healthy server, and finds the one line that says so.
+//! Each test breaks one thing on a healthy server, and finds the one line that says so.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -278,7 +278,7 @@ fn smb_direct_may_be_a_transport_in_smb_conf() {
 #[test]
 fn smb_conf_rules_smb_direct_out() {
     for (name, value, message, cure) in [
-        ("smb direct", "No", "smb direct is not", "smb direct = yes"),
+        ("smb direct", "No", "direct\" is not", "smb direct = yes"),
         (
             "server multi channel support",
             "No",
@@ -312,12 +312,12 @@ fn smb_conf_rules_smb_direct_out() {
             "server smb encrypt",
             "required",
             "only for clients with RDMA transforms",
-            "single shares",
+            "the shares that",
         ),
         (
             "smb direct device",
             "/other",
-            "device is /other",
+            "device\" is /other",
             "the same",
         ),
     ] {
@@ -371,7 +371,7 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         |facts| of_device(facts).missing.push("10.9.9.9:5445".to_owned()),
         Verdict::Warn,
         "addresses",
-        "listen names 10.9.9.9:5445",
+        "contains 10.9.9.9:5445",
         "ip address",
     );
     breaks(
@@ -379,7 +379,7 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         Verdict::Warn,
         "addresses",
         "of docker0, which other machines cannot reach",
-        "interfaces in smb.conf",
+        "\"interfaces\" in smb.conf",
     );
 }
 
@@ -641,7 +641,7 @@ fn a_limit_is_nearly_reached() {
         |facts| facts.locked_memory = Some(8 << 20),
         Verdict::Warn,
         "limits",
-        "may lock 8388608 bytes",
+        "may lock only 8388608 bytes",
         "LimitMEMLOCK=infinity",
     );
 }
@@ -808,7 +808,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
             finding.cure.as_deref().unwrap().contains(cure),
             "{finding:?}"
         );
-        // If nobody asks about the client, this is not a fault of the server.
+        // In the report about the server, this is not a fault.
         let found = server(&facts);
         let finding = found
             .iter()
