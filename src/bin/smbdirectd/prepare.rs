@@ -80,7 +80,9 @@ pub(crate) fn locked_memory(config: &Config) -> Result<(), String> {
     );
     let advice = "LimitMEMLOCK=infinity in the unit, ulimit -l unlimited, or fabric = \"software\"";
     if limit < one {
-        return Err(format!("{what}: one connection needs about {one} bytes ({advice})"));
+        return Err(format!(
+            "{what}: one connection needs about {one} bytes ({advice})"
+        ));
     }
     if limit < all {
         warn!("{what}: about {all} bytes are needed if each process has one connection ({advice})");
