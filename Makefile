@@ -16,10 +16,10 @@ build: ## build what make install installs, optimized
 test: ## run everything that must pass before a merge
 	@tools/check.sh setup fmt lint unit release library reproducible no-os module msrv docs samba smbd samba_library torture demo counts kernel
 
-test-newest: ## run the same with the newest Samba that there are patches for
+test-newest: ## run the same as make test, with the newest Samba that there are patches for
 	@BASE=4.24 $(MAKE) --no-print-directory test
 
-test-samba: ## run only the tests with a real smbd: the one of make samba, or of the build tree SMBDIRECT_SAMBA
+test-samba: ## run only the tests that need a real smbd, built by make samba or in the build tree SMBDIRECT_SAMBA
 	@tools/check.sh smbd samba_library
 
 test-kernel: ## test against Linux's own client and server, in QEMU (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
@@ -49,13 +49,13 @@ release: ## run the library's tests again on the optimized code that users get
 library: ## check libsmbdirect, shared and static
 	@tools/check.sh library
 
-reproducible: ## check that another directory builds the same bytes (ALL=1: the programs, too, which takes minutes)
+reproducible: ## check that a build in another directory makes the same bytes (ALL=1: also the programs, in minutes)
 	@tools/check.sh reproducible
 
 deb: ## build packages for Debian 12 and 13, in target/deb (KERNEL=1: smbdirect-dkms, too)
 	@tools/deb.sh build
 
-test-deb: ## install, use, upgrade and purge them in a fresh Debian (SUITE=bookworm or trixie; as root)
+test-deb: ## install, use, upgrade and purge the packages in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
 
 module: ## compile the engine of the kernel module, and check what it needs
@@ -128,7 +128,7 @@ SO = libsmbdirect.so
 
 install: built install-library install-programs ## install what make build has built (PREFIX=/usr/local, DESTDIR=, LIBDIR=, ...)
 
-install-strip: ## the same, without debug information
+install-strip: ## install the same, without debug information
 	@$(MAKE) --no-print-directory install INSTALL_PROGRAM='$(INSTALL) -s --strip-program=$(STRIP)'
 	$(STRIP) --strip-debug '$(DESTDIR)$(LIBDIR)/libsmbdirect.a'
 

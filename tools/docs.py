@@ -193,8 +193,8 @@ def variants(path, enum):
 # Variants whose message shows a value, which a table cannot show.
 INSTEAD = {
     "os": "the operating system reported an error; the log has its name",
-    "refused": "the peer or we refused: of SMB Direct, its negotiation, with the status that the log shows; of the "
-               "fabric, the connection",
+    "refused": "the peer or this side refused: in SMB Direct the negotiation (the log shows the status), or in the "
+               "fabric the connection",
     "peer_terminated": "the peer terminated the stream; the log shows its code (RFC 5040 4.8)",
     "injected": None,  # Tests only.
 }
@@ -226,8 +226,9 @@ def tables():
         lines += [f"### {title}", "", "| name | meaning |", "|---|---|", *rows, ""]
     names = re.findall(r'\d+ => "(wc_\w+)"', (ROOT / "src/fabric/wc_status.rs").read_text())
     assert len(names) > 10, "src/fabric/wc_status.rs was not understood"
-    lines += ["### RDMA devices", "", "An RDMA device reports the end of an operation by a number (`enum ibv_wc_status`), "
-              "which the log shows as well:", ", ".join(f"`{name}`" for name in [*names, "wc_other"]) + ".", ""]
+    lines += ["### RDMA devices", "", "An RDMA device reports the end of an operation as a number (`enum ibv_wc_status`), "
+              "which the log also shows.", "These are the names of the numbers:",
+              ", ".join(f"`{name}`" for name in [*names, "wc_other"]) + ".", ""]
     return lines, {*seen, *names, "wc_other"}
 
 

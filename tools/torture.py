@@ -361,10 +361,10 @@ def shown(counts):
 def table(run, suites, version):
     """Returns the text of docs/torture.md."""
     lines = ["# smbtorture over TCP and over SMB Direct", "",
-             f"Made by `make torture`, with {version}: do not edit it. Both use the same smbd and smbtorture; SMB Direct goes",
-             "through `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. Tests that fail over both fail for reasons",
-             "unrelated to the transport: Samba's own lists of known failures have most of them; the rest need what Samba's test",
-             "environments have and a plain smbd on a plain file system lacks.", "",
+             f"Made by `make torture`, with {version}: do not edit this page. Both transports use the same smbd and",
+             "smbtorture; SMB Direct goes through `smbdirectctl bridge` and smbdirectd. `n/m/k` is ok, failed, skipped. Tests that",
+             "fail over both fail for reasons unrelated to the transport: Samba's own lists of known failures have most of them;",
+             "the rest need what Samba's test environments have and a plain smbd on a plain file system lacks.", "",
              "| suite | tests | TCP | SMB Direct | remarks |", "|---|---:|---:|---:|---|"]
     total = {transport: collections.Counter() for transport in TRANSPORTS}
     number = 0
@@ -396,7 +396,7 @@ def table(run, suites, version):
     lines.append("")
     lines += [f"- `{test}`: {reason_of(test, run.exceptions['differs']) or 'NOT EXPLAINED'}" for test in bad]
     lines += [""] if bad else []
-    lines += ["Not run, over neither:", ""]
+    lines += ["Not run over either transport:", ""]
     lines += [f"- `{test}`: {why}" for test, why in sorted(run.exceptions["leave-out"].items())]
     both = [test for test, result in sorted(run.tests.items()) if result.get("tcp") == "fail"]
     lines += ["", "## Failed over TCP", ""]

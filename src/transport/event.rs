@@ -102,10 +102,10 @@ pub enum CloseReason {
     #[error("closed by this side before everything queued was sent: the peer took it too slowly")]
     CloseTimeout,
     /// [`super::Config::progress_timeout`] passed, and the peer's network took none of the data that was sent.
-    #[error("the peer took none of the data sent to it for too long")]
+    #[error("for too long, the peer took none of the data that was sent to it")]
     NotTaken,
     /// [`super::Config::progress_timeout`] passed, and the peer answered none of the posted RDMA READs.
-    #[error("the peer answered no RDMA READ for too long")]
+    #[error("for too long, the peer answered no RDMA READ")]
     ReadsNotAnswered,
     /// The negotiation failed and the peer was told so ([MS-SMBD] 3.1.5.2).
     #[error("the negotiation was refused")]
