@@ -297,8 +297,8 @@
 #define SMBDIRECT_EVENT_ROOM 11
 
 /**
- * Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and calls without
- * this flag before it sleeps. The event descriptor does not signal events that come after a call with this flag.
+ * Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and that calls
+ * without this flag before it sleeps. After a call with this flag, the event descriptor does not signal new events.
  */
 #define SMBDIRECT_EVENTS_PEEK 1
 
@@ -586,7 +586,7 @@ struct smbdirect_mem_params {
    */
   uint64_t segment_length;
   /**
-   * Maximum number of bytes of buffers.
+   * Maximum total length of all buffers, in bytes.
    */
   uint64_t buffers_total;
   /**
@@ -667,7 +667,8 @@ struct smbdirect_rdma {
    */
   uint64_t offset;
   /**
-   * Number of bytes to transfer, at least 1. For an SMB2 READ, the number of bytes that were read from the file.
+   * Number of bytes to transfer, at least 1. For an SMB2 READ, this is the number of bytes that were read from the
+   * file.
    */
   uint64_t length;
   /**
@@ -1265,7 +1266,7 @@ int32_t smbdirect_buffer_free(struct smbdirect_device *device,
                               uint64_t number);
 
 /**
- * SET_SMBD_PARAMETERS: sets, for a listener, parameters for connections that the device accepts from now on.
+ * SET_SMBD_PARAMETERS, listeners only: sets parameters for connections that the device accepts from now on.
  * SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
@@ -1289,15 +1290,14 @@ int32_t smbdirect_device_set_parameters(struct smbdirect_device *device,
                                         uint64_t security_blob_length);
 
 /**
- * Sets, for a listener, the server addresses that clients may use, instead of those that this or an earlier listener
+ * Listeners only: sets the server addresses that clients may use, instead of those that this or an earlier listener
  * set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0; otherwise only the
- * `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on the device
- * refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does not return
- * those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
+ * `count` addresses are allowed, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on
+ * the device refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does
+ * not return those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
  *
- * It may be called at any time, whenever something changes. The list stays in force when the
- * listener goes away, and the next listener begins with it. A device that was never given a list allows
- * all addresses.
+ * This may be called at any time, whenever something changes. The list stays in force when the listener detaches, and
+ * the next listener begins with it. A device that was never given a list allows all addresses.
  *
  * - Owns: everything is copied. The `type_size` of the first element must be set; an address may occur twice. With a
  *   `count` of 0, `addresses` may be null.
@@ -1319,7 +1319,7 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
                                        uint32_t count);
 
 /**
- * Tells the device, for a listener, what smbd knows about a client, even one that uses only TCP. The device shows the
+ * Listeners only: tells the device what smbd knows about a client, even one that uses only TCP. The device shows the
  * note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
  * answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
  *
@@ -1337,8 +1337,8 @@ int32_t smbdirect_device_note_client(struct smbdirect_device *device,
                                      const struct smbdirect_client_note *note);
 
 /**
- * SET_SMBD_SESSION_ID, for a worker: registers this process for the connections of a client, or removes
- * that registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * SET_SMBD_SESSION_ID, workers only: registers this process for the connections of a client, or removes that
+ * registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1357,9 +1357,9 @@ int32_t smbdirect_device_set_session_id(struct smbdirect_device *device,
                                         const struct smbdirect_session *session);
 
 /**
- * Claims, for a worker that is already attached, the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY
- * brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until
- * the device has memory to report the connection.
+ * Workers only, once attached: claims the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY brings
+ * `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until the
+ * device has memory to report the connection.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1378,8 +1378,8 @@ int32_t smbdirect_device_claim(struct smbdirect_device *device,
                                const uint8_t *token);
 
 /**
- * Declines, for a listener, the connection that was offered with `token` (16 bytes): the device
- * closes it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+ * Listeners only: declines the connection that was offered with `token` (16 bytes), which the device closes at once.
+ * SMBDIRECT_EVENT_REPLY brings `cookie` back.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1534,7 +1534,7 @@ int32_t smbdirect_conn_transfer(struct smbdirect_device *device,
                                 uint64_t length);
 
 /**
- * Reads from an SMB2 READ or WRITE request where its data is in the client's memory.
+ * Parses an SMB2 READ or WRITE request, and returns where in the client's memory its data is.
  *
  * `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
  * The caller must check that the dialect allows the channel, and that the transfer's `length` is
@@ -1557,8 +1557,8 @@ int32_t smbdirect_request_transfer(const void *request,
                                    struct smbdirect_transfer *transfer_out);
 
 /**
- * Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it is in the
- * client's memory.
+ * Parses an SMB2 WRITE request over channel 3, and returns how its data is protected ([MS-SMB2] 2.2.43) and where in
+ * the client's memory it is.
  *
  * `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
  * negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
@@ -1581,9 +1581,9 @@ int32_t smbdirect_request_transform(const void *request,
                                     struct smbdirect_transform *transform_out);
 
 /**
- * Reads from an SMB2 request whether each final response to it, including an error, must invalidate a token (channel
- * 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and
- * `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
+ * Parses an SMB2 request, and returns whether each final response to it, including an error, must invalidate a token
+ * (channel 2, or channel 3 with a transform that asks for this, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1
+ * and `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
  *
  * - Owns: the library keeps nothing.
  * - Threads: any.

@@ -29,7 +29,7 @@ const _: () = assert!(
         && SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES == protection::ENCRYPTED_IN_MESSAGES
 );
 
-/// SET_SMBD_PARAMETERS: sets, for a listener, parameters for connections that the device accepts from now on.
+/// SET_SMBD_PARAMETERS, listeners only: sets parameters for connections that the device accepts from now on.
 /// SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// `security_blob` is the SPNEGO token of the server's NEGOTIATE response, up to 2048 bytes, or null.
@@ -80,15 +80,14 @@ pub unsafe extern "C" fn smbdirect_device_set_parameters(
     unsafe { with_device(device, call) }
 }
 
-/// Sets, for a listener, the server addresses that clients may use, instead of those that this or an earlier listener
+/// Listeners only: sets the server addresses that clients may use, instead of those that this or an earlier listener
 /// set. With SMBDIRECT_ADDRESSES_ALL in `flags`, all addresses are allowed, and `count` must be 0; otherwise only the
-/// `count` addresses are, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on the device
-/// refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does not return
-/// those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
+/// `count` addresses are allowed, and none if `count` is 0. SMBDIRECT_EVENT_REPLY brings `cookie` back. From then on
+/// the device refuses connections to other addresses before it reads anything, and smbdirect_device_get_addresses does
+/// not return those addresses. Existing connections to other addresses end with SMBDIRECT_E_ADDRESS.
 ///
-/// It may be called at any time, whenever something changes. The list stays in force when the
-/// listener goes away, and the next listener begins with it. A device that was never given a list allows
-/// all addresses.
+/// This may be called at any time, whenever something changes. The list stays in force when the listener detaches, and
+/// the next listener begins with it. A device that was never given a list allows all addresses.
 ///
 /// - Owns: everything is copied. The `type_size` of the first element must be set; an address may occur twice. With a
 ///   `count` of 0, `addresses` may be null.
@@ -141,7 +140,7 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
     unsafe { with_device(device, call) }
 }
 
-/// Tells the device, for a listener, what smbd knows about a client, even one that uses only TCP. The device shows the
+/// Listeners only: tells the device what smbd knows about a client, even one that uses only TCP. The device shows the
 /// note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
 /// answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
 ///
@@ -176,8 +175,8 @@ pub unsafe extern "C" fn smbdirect_device_note_client(
     unsafe { with_device(device, call) }
 }
 
-/// SET_SMBD_SESSION_ID, for a worker: registers this process for the connections of a client, or removes
-/// that registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// SET_SMBD_SESSION_ID, workers only: registers this process for the connections of a client, or removes that
+/// registration. SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -223,9 +222,9 @@ unsafe fn some_token(token: *const u8) -> Result<[u8; 16], Status> {
     Ok(token)
 }
 
-/// Claims, for a worker that is already attached, the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY
-/// brings `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until
-/// the device has memory to report the connection.
+/// Workers only, once attached: claims the connection that `token` (16 bytes) names. SMBDIRECT_EVENT_REPLY brings
+/// `cookie` back; if it says SMBDIRECT_OK, SMBDIRECT_EVENT_CONNECTION follows or has come. The reply waits until the
+/// device has memory to report the connection.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -253,8 +252,8 @@ pub unsafe extern "C" fn smbdirect_device_claim(
     unsafe { with_device(device, call) }
 }
 
-/// Declines, for a listener, the connection that was offered with `token` (16 bytes): the device
-/// closes it at once. SMBDIRECT_EVENT_REPLY brings `cookie` back.
+/// Listeners only: declines the connection that was offered with `token` (16 bytes), which the device closes at once.
+/// SMBDIRECT_EVENT_REPLY brings `cookie` back.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.

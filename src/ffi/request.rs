@@ -8,7 +8,7 @@ use super::pointer::{Output, bytes, fence, put};
 use super::types::{smbdirect_transfer, smbdirect_transform};
 use crate::device::{Status, request};
 
-/// Reads from an SMB2 READ or WRITE request where its data is in the client's memory.
+/// Parses an SMB2 READ or WRITE request, and returns where in the client's memory its data is.
 ///
 /// `request` is a decrypted message, or one element of a compound, and begins with its SMB2 header.
 /// The caller must check that the dialect allows the channel, and that the transfer's `length` is
@@ -59,8 +59,8 @@ pub unsafe extern "C" fn smbdirect_request_transfer(
     })
 }
 
-/// Reads from an SMB2 WRITE request over channel 3 how its data is protected ([MS-SMB2] 2.2.43), and where it is in the
-/// client's memory.
+/// Parses an SMB2 WRITE request over channel 3, and returns how its data is protected ([MS-SMB2] 2.2.43) and where in
+/// the client's memory it is.
 ///
 /// `request` is as in smbdirect_request_transfer, which refuses channel 3. The caller must check that the connection
 /// negotiated the transform, that the message was protected in the same way, that signature and nonce have the lengths
@@ -109,9 +109,9 @@ pub unsafe extern "C" fn smbdirect_request_transform(
     })
 }
 
-/// Reads from an SMB2 request whether each final response to it, including an error, must invalidate a token (channel
-/// 2, or channel 3 with a transform that asks for it, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1 and
-/// `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
+/// Parses an SMB2 request, and returns whether each final response to it, including an error, must invalidate a token
+/// (channel 2, or channel 3 with a transform that asks for this, [MS-SMB2] 3.3.4.1.7). If so, `*invalidate_out` is 1
+/// and `*token_out` is the token; otherwise, and for anything but a READ or WRITE request, both are 0.
 ///
 /// - Owns: the library keeps nothing.
 /// - Threads: any.

@@ -130,8 +130,8 @@ pub const SMBDIRECT_EVENT_REPLY: u32 = 10;
 /// Calls that failed with SMBDIRECT_E_AGAIN may be repeated.
 pub const SMBDIRECT_EVENT_ROOM: u32 = 11;
 
-/// Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and calls without
-/// this flag before it sleeps. The event descriptor does not signal events that come after a call with this flag.
+/// Flag: return only events that do not cost a system call. It is for a caller that polls again soon, and that calls
+/// without this flag before it sleeps. After a call with this flag, the event descriptor does not signal new events.
 pub const SMBDIRECT_EVENTS_PEEK: u32 = 1;
 
 /// Maximum number of addresses that smbdirect_device_get_addresses returns.
@@ -315,7 +315,7 @@ pub struct smbdirect_mem_params {
     pub buffer_max: u64,
     /// Maximum number of bytes that one step of growth adds to the memory for buffers.
     pub segment_length: u64,
-    /// Maximum number of bytes of buffers.
+    /// Maximum total length of all buffers, in bytes.
     pub buffers_total: u64,
     /// Maximum number of bytes of memory for this worker, including messages.
     pub limit: u64,
@@ -381,7 +381,8 @@ pub struct smbdirect_rdma {
     pub buffer: u64,
     /// Offset of the data in the buffer, in bytes.
     pub offset: u64,
-    /// Number of bytes to transfer, at least 1. For an SMB2 READ, the number of bytes that were read from the file.
+    /// Number of bytes to transfer, at least 1. For an SMB2 READ, this is the number of bytes that were read from the
+    /// file.
     pub length: u64,
     /// The buffer descriptors of the client's request, unchanged ([MS-SMBD] 2.2.3.1). They are
     /// checked and copied before the call returns.
