@@ -17,7 +17,7 @@ use smbdirect::device::chardev::is_char_device;
 use smbdirect::device::{self, DEFAULT_PATH, Status};
 
 use super::status::{Age, Bytes, process};
-use super::{Failure, TIMEOUT, failed, not_printed, unreadable, with_cure};
+use super::{Failure, TIMEOUT, failed, not_printed, read, unreadable, with_cure};
 
 /// Time between two looks for new events.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -147,7 +147,7 @@ fn ask(control: &Path, after: u64) -> Result<Answer, Silent> {
         }
         _ => Silent::Gone(with_cure(control, error)),
     })?;
-    serde_json::from_str(&json).map_err(Silent::Unreadable)
+    read(&json).map_err(Silent::Unreadable)
 }
 
 /// Returns the line that shows an event to people.
@@ -345,5 +345,13 @@ mod tests {
         }
         let later = at(serde_json::json!({"event": "of a later version"}));
         assert!(later.starts_with('{') && later.ends_with("}\n"), "{later}");
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_does_not_control_the_terminal() {
+        let json = r#"{"number": 1, "time_seconds": 0.0, "event": "refused", "pid": null, "status": "denied",
+                       "words": "a\u001b[2Jb\nc"}"#;
+        let shown = line(read(json).unwrap());
+        assert!(shown.ends_with(": a?[2Jb?c (denied)\n"), "{shown:?}");
     }
 }

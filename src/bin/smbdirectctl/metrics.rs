@@ -14,7 +14,7 @@ use smbdirect::broker::metrics::{self, PerConnection};
 use smbdirect::broker::status::Status;
 use smbdirect::device::DEFAULT_PATH;
 
-use super::{FAILED, ask, failed, print_and_exit, unreadable};
+use super::{FAILED, ask, failed, print_and_exit, read, unreadable};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     };
     let asked = ask(&options.control);
     let (text, code) = match &asked {
-        Ok(json) => match serde_json::from_str::<Status>(json) {
+        Ok(json) => match read::<Status>(json) {
             Ok(status) => (metrics::of(&status, per_connection), ExitCode::SUCCESS),
             Err(error) => return unreadable(&options.control, &error),
         },

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::printable;
 use super::super::status::{Address, Client, Connection, Device};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
@@ -25,7 +26,8 @@ impl Findings {
         self.0.push(Finding {
             check,
             result,
-            message,
+            // It may name a file of another user.
+            message: printable(&message),
             cure: cure.map(str::to_owned),
         });
     }

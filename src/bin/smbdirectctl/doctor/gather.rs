@@ -16,8 +16,8 @@ use smbdirect::broker::PORT;
 use smbdirect::device::{self, Status};
 use smbdirect::fabric::{FabricKind, verbs};
 
-use super::super::TIMEOUT;
 use super::super::status::Device;
+use super::super::{TIMEOUT, read};
 use super::Options;
 use super::facts::{Facts, Firewall, Interface, Kind, Port, Probe, Silence, Smbd};
 use super::probe::probe;
@@ -91,7 +91,7 @@ fn ask(control: &Path) -> Result<Device, Silence> {
         reason: error.to_string(),
         is_absent: error.status == Status::NoDevice,
     })?;
-    serde_json::from_str(&json).map_err(|error| Silence {
+    read(&json).map_err(|error| Silence {
         reason: format!("cannot parse its status: {error}"),
         is_absent: false,
     })
