@@ -182,14 +182,21 @@ type Failure = (Status, String);
 
 /// Returns the status of a device as JSON.
 fn ask(control: &Path) -> Result<String, Failure> {
-    let json = match is_char_device(control) {
-        true => kernel::status(control)?,
-        false => ask_smbdirectd(control)?,
+    ask_process(control).map(|(json, _)| json)
+}
+
+/// Also returns the process that serves the device, if there is one, and it is visible from here.
+fn ask_process(control: &Path) -> Result<(String, Option<u32>), Failure> {
+    let (json, process) = match is_char_device(control) {
+        true => (kernel::status(control)?, None),
+        false => {
+            device::observe_process(control, TIMEOUT).map_err(|error| with_cure(control, error))?
+        }
     };
     // The device may run as another user, and must not control the terminal of the one who asks. JSON has no other
     // control characters than these two.
     let is_foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    Ok(json.replace(is_foreign, "?"))
+    Ok((json.replace(is_foreign, "?"), process))
 }
 
 /// Parses the JSON of a device. Control characters that are escaped in its texts are replaced, too.
@@ -237,11 +244,6 @@ fn unreadable(control: &Path, error: &serde_json::Error) -> ExitCode {
          restart it after an upgrade)"
     );
     FAILED.into()
-}
-
-/// Returns the status of smbdirectd, or the reason why there is none, with a cure.
-fn ask_smbdirectd(control: &Path) -> Result<String, Failure> {
-    device::observe(control, TIMEOUT).map_err(|error| with_cure(control, error))
 }
 
 /// Adds a cure to the reason why a device does not answer.

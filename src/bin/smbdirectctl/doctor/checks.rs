@@ -70,18 +70,25 @@ pub(super) fn server(facts: &Facts) -> Vec<Finding> {
 fn device(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "device";
     let control = &facts.control;
+    let name = match facts.is_kernel {
+        true => "the kernel's device",
+        false => "smbdirectd",
+    };
     let Some(device) = &facts.device else {
         let silence = facts.silence.as_ref();
         let reason = silence.map_or("", |silence| silence.reason.as_str());
-        let message = format!("smbdirectd does not answer on {control}: {reason}");
+        let message = format!("{name} does not answer on {control}: {reason}");
         if silence.is_some_and(|silence| !silence.is_absent) {
             let cure = match facts.is_root {
-                true => "journalctl -u smbdirectd",
+                true => log(facts),
                 false => "run this as root",
             };
             return found.fail(CHECK, message, cure);
         }
         let cure = match facts.port_is_taken {
+            _ if facts.is_kernel => {
+                "modprobe smbdirectk; journalctl -k -g smbdirect says why it does not work"
+            }
             true => {
                 "another program has TCP port 5445 (ss -ltnp 'sport = :5445'): stop it, then \
                      systemctl start smbdirectd; journalctl -u smbdirectd"
@@ -94,21 +101,32 @@ fn device(facts: &Facts, found: &mut Findings) {
     };
     let (running, version) = (&device.version, &facts.version);
     if device.stopping {
-        let cure = "systemctl start smbdirectd";
-        found.fail(CHECK, "smbdirectd is being stopped", cure);
+        let cure = match facts.is_kernel {
+            true => "modprobe smbdirectk",
+            false => "systemctl start smbdirectd",
+        };
+        found.fail(CHECK, format!("{name} is being stopped"), cure);
     } else if running == version {
         let interface = device.interface;
         found.ok(
             CHECK,
-            format!("smbdirectd runs, version {running}, interface {interface}"),
+            format!("{name} runs, version {running}, interface {interface}"),
         );
     } else {
-        let message = format!("smbdirectd {running} is running, but {version} is installed");
-        found.warn(
-            CHECK,
-            message,
-            "systemctl restart smbdirectd, and then smbd",
-        );
+        let message = format!("{name} {running} is running, but {version} is installed");
+        let cure = match facts.is_kernel {
+            true => "stop smbd, modprobe -r smbdirectk, modprobe smbdirectk, and start smbd",
+            false => "systemctl restart smbdirectd, and then smbd",
+        };
+        found.warn(CHECK, message, cure);
+    }
+}
+
+/// Returns the command that shows the log of the device.
+const fn log(facts: &Facts) -> &'static str {
+    match facts.is_kernel {
+        true => "journalctl -k -g smbdirect",
+        false => "journalctl -u smbdirectd",
     }
 }
 
@@ -138,6 +156,10 @@ fn smbd(facts: &Facts, found: &mut Findings) {
         None => {
             let cure = match &facts.smbd {
                 None => "install and start smbd; --smbd names it if it is not in the path",
+                Some(_) if facts.is_kernel => {
+                    "set smb direct = yes and smb direct device = /dev/smbdirect in smb.conf, then systemctl restart \
+                     smbd; the log of smbd says why it is not attached"
+                }
                 Some(_) => {
                     "set smb direct = yes in smb.conf, then systemctl restart smbd; the logs of smbd and smbdirectd \
                      (\"process refused\") say why it is not attached"
@@ -197,11 +219,11 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
             "smb direct device is {wanted}, but this device is at {}",
             facts.control
         );
-        found.warn(
-            CHECK,
-            message,
-            "set smb direct device and control of smbdirectd.toml to the same path",
-        );
+        let cure = match facts.is_kernel {
+            true => "set smb direct device to that path, or examine the other device (--control)",
+            false => "set smb direct device and control of smbdirectd.toml to the same path",
+        };
+        found.warn(CHECK, message, cure);
     }
     let signing = value("server signing");
     if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {
@@ -247,8 +269,15 @@ fn addresses(facts: &Facts, found: &mut Findings) {
         return found.fail(CHECK, "smbd does not allow any address", cure);
     }
     if device.addresses.is_empty() {
-        let cure = "check listen in smbdirectd.toml and the output of ip address; link-local addresses and loopback \
-                    are never announced";
+        let cure = match facts.is_kernel {
+            true => {
+                "rdma link shows which interfaces have an RDMA device; give one of them an address, and restart smbd"
+            }
+            false => {
+                "check listen in smbdirectd.toml and the output of ip address; link-local addresses and loopback \
+                 are never announced"
+            }
+        };
         return found.fail(CHECK, "no address is announced to clients", cure);
     }
     for address in &device.addresses {
@@ -316,7 +345,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
         format!("{at} ({name}) is announced to clients, and served {device}"),
     );
     let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
-    if fabric == "verbs" && has_no_speed {
+    if fabric == "verbs" && has_no_speed && !facts.is_kernel {
         let message = format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
         found.warn(
             CHECK,
@@ -329,6 +358,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
 /// Returns the cure if an RDMA device does not serve its addresses.
 fn use_device(facts: &Facts) -> String {
     match &facts.no_rdma {
+        _ if facts.is_kernel => format!("{} says why; restart smbd after a change", log(facts)),
         Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, restart smbdirectd ({reason})"),
         None => "set fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
                  when it starts"
@@ -339,6 +369,13 @@ fn use_device(facts: &Facts) -> String {
 /// Checks the ports of RDMA devices, and whether the devices are used.
 fn rdma(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "rdma";
+    if facts.ports.is_empty() && facts.is_kernel {
+        return found.fail(
+            CHECK,
+            "no RDMA device: the kernel's device serves no address without one",
+            "use smbdirectd, or add an adapter, siw or rxe (docs/kernel.md)",
+        );
+    }
     if facts.ports.is_empty() {
         return found.ok(
             CHECK,
@@ -374,11 +411,13 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             found.ok(CHECK, format!("{name} is active"));
         } else if state.is_none_or(|it| it.addresses.is_empty()) {
             let message = format!("{name} is not used: its interface {interface} has no address");
-            found.warn(
-                CHECK,
-                message,
-                "add an address (ip address add; InfiniBand needs IPoIB), and restart smbdirectd",
-            );
+            let cure = match facts.is_kernel {
+                true => "add an address (ip address add; InfiniBand needs IPoIB), and restart smbd",
+                false => {
+                    "add an address (ip address add; InfiniBand needs IPoIB), and restart smbdirectd"
+                }
+            };
+            found.warn(CHECK, message, cure);
         } else {
             let message = format!(
                 "{name} is not used: it serves no address of {interface} that is announced to clients"
@@ -503,6 +542,11 @@ fn limits(facts: &Facts, found: &mut Findings) {
         .processes
         .iter()
         .filter(|it| it.role == "worker" && !it.invited);
+    // The kernel's module counts memory in MiB.
+    let memory = match facts.is_kernel {
+        true => ("memory_mb", totals.memory >> 20, limits.memory >> 20),
+        false => ("memory_limit", totals.memory, limits.memory),
+    };
     let used = [
         ("max_connections", totals.connections, limits.connections),
         (
@@ -511,12 +555,16 @@ fn limits(facts: &Facts, found: &mut Findings) {
             limits.unauthenticated,
         ),
         ("max_workers", workers.count() as u64, limits.workers),
-        ("memory_limit", totals.memory, limits.memory),
+        memory,
     ];
+    let place = match facts.is_kernel {
+        true => "among the parameters of the module smbdirectk (modinfo smbdirectk)",
+        false => "in smbdirectd.toml (docs/tuning.md)",
+    };
     let before = found.0.len();
     for (key, used, limit) in used {
         if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_ALL) {
-            let cure = format!("raise {key} in smbdirectd.toml (docs/tuning.md)");
+            let cure = format!("raise {key} {place}");
             found.warn(CHECK, format!("{used} of {key} = {limit} are used"), &cure);
         }
     }
@@ -539,18 +587,26 @@ fn limits(facts: &Facts, found: &mut Findings) {
 /// Reports the results of the doctor's own connections.
 fn end_to_end(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "end to end";
+    if let Some(reason) = facts.unknown.get(CHECK) {
+        found.skip(CHECK, format!("no connection was made: {reason}"));
+    }
     for probe in &facts.probes {
         let (address, fabric) = (probe.address, &probe.fabric);
         match &probe.result {
             Ok(time) => {
                 let time = time.as_secs_f64() * 1e3;
-                let message = format!("smbd answers over SMB Direct on {address} ({fabric}) within {time:.1} ms");
+                let message = format!(
+                    "smbd answers over SMB Direct on {address} ({fabric}) within {time:.1} ms"
+                );
                 found.ok(CHECK, message);
             }
             Err(reason) => found.fail(
                 CHECK,
                 format!("smbd does not answer over SMB Direct on {address} ({fabric}): {reason}"),
-                "see why connections ended: smbdirectctl status, journalctl -u smbdirectd, the log of smbd",
+                &format!(
+                    "see why connections ended: smbdirectctl status, {}, the log of smbd",
+                    log(facts)
+                ),
             ),
         }
     }
@@ -563,7 +619,7 @@ pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
         Some(device) => of_client(device, client, &mut found),
         None => found.skip(
             "client",
-            format!("nothing is known about {client} without smbdirectd"),
+            format!("nothing is known about {client} without the device"),
         ),
     }
     found.0

@@ -37,6 +37,10 @@ pub(crate) struct Facts {
     pub(crate) probes: Vec<Probe>,
     /// Whether this program runs as root: only root sees all of this.
     pub(crate) is_root: bool,
+    /// Whether the device is, or would be, the kernel's.
+    pub(crate) is_kernel: bool,
+    /// Why the facts for a check could not be gathered, by the name of the check.
+    pub(crate) unknown: BTreeMap<&'static str, String>,
 }
 
 /// Why a device does not report anything.

@@ -13,11 +13,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use smbdirect::broker::PORT;
-use smbdirect::device::{self, Status};
+use smbdirect::device::chardev::is_char_device;
+use smbdirect::device::{Status, uapi};
 use smbdirect::fabric::{FabricKind, verbs};
 
 use super::super::status::Device;
-use super::super::{TIMEOUT, read};
+use super::super::{ask_process, read};
 use super::Options;
 use super::facts::{Facts, Firewall, Interface, Kind, Port, Probe, Silence, Smbd};
 use super::probe::probe;
@@ -45,6 +46,7 @@ pub(super) fn gather(options: &Options) -> Facts {
         control: options.control.display().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         is_root: rustix::process::geteuid().is_root(),
+        is_kernel: is_char_device(&options.control) || options.control == Path::new(uapi::PATH),
         ports: ports(root),
         interfaces: interfaces(root),
         port_is_taken: listens(root, PORT),
@@ -56,11 +58,12 @@ pub(super) fn gather(options: &Options) -> Facts {
         facts.no_rdma = verbs::check().err().map(|error| error.to_string());
     }
     match ask(&options.control) {
-        Ok(device) => facts.device = Some(device),
+        Ok((device, process)) => {
+            facts.locked_memory = process.and_then(|pid| locked_memory(root, pid));
+            facts.device = Some(device);
+        }
         Err(silence) => facts.silence = Some(silence),
     }
-    facts.locked_memory =
-        process_named(root, "smbdirectd").and_then(|pid| locked_memory(root, pid));
     let listener = facts.device.as_ref().and_then(listener);
     let smbd = options.smbd.clone();
     let smbd = smbd.or_else(|| fs::read_link(format!("/proc/{}/exe", listener?)).ok());
@@ -75,7 +78,10 @@ pub(super) fn gather(options: &Options) -> Facts {
     // Without smbd no address would answer; another check reports that.
     let has_smbd = |device: &Device| device.processes.iter().any(|it| it.role == "listener");
     if facts.device.as_ref().is_some_and(has_smbd) {
-        facts.probes = probes(facts.device.as_ref());
+        match facts.no_rdma.clone().filter(|_| facts.is_kernel) {
+            Some(reason) => drop(facts.unknown.insert("end to end", reason)),
+            None => facts.probes = probes(facts.device.as_ref()),
+        }
     }
     if !facts.ports.is_empty() {
         std::thread::sleep(LOSS_TIME);
@@ -86,15 +92,17 @@ pub(super) fn gather(options: &Options) -> Facts {
     facts
 }
 
-fn ask(control: &Path) -> Result<Device, Silence> {
-    let json = device::observe(control, TIMEOUT).map_err(|error| Silence {
-        reason: error.to_string(),
-        is_absent: error.status == Status::NoDevice,
+/// Returns the device, and the process that serves it, if there is one, and it is visible from here.
+fn ask(control: &Path) -> Result<(Device, Option<u32>), Silence> {
+    let (json, process) = ask_process(control).map_err(|(status, reason)| Silence {
+        reason,
+        is_absent: status == Status::NoDevice,
     })?;
-    read(&json).map_err(|error| Silence {
+    let device = read(&json).map_err(|error| Silence {
         reason: format!("cannot parse its status: {error}"),
         is_absent: false,
-    })
+    })?;
+    Ok((device, process))
 }
 
 /// Returns the process of smbd's parent, if this process can see it.
@@ -328,13 +336,6 @@ fn listens(root: &Path, port: u16) -> bool {
             u16::from_str_radix(of, 16) == Ok(port) && state == Some(LISTEN)
         })
     })
-}
-
-/// Returns the first process of this name.
-fn process_named(root: &Path, name: &str) -> Option<u32> {
-    let pids = names(&root.join("proc")).into_iter();
-    let mut pids = pids.filter_map(|pid| pid.parse().ok());
-    pids.find(|pid: &u32| line(&root.join(format!("proc/{pid}/comm"))) == name)
 }
 
 /// Returns the number of bytes that a process may lock; `None` if there is no limit for it, or it cannot be read.

@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
-    /// Path of the device's control socket
+    /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
     /// The program smbd [default: the one that is attached, or else the first in the path]

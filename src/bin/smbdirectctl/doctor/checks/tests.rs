@@ -210,6 +210,83 @@ fn the_daemon_does_not_answer_this_user() {
 }
 
 #[test]
+fn the_kernels_device_has_cures_of_its_own() {
+    let kernel = |facts: &mut Facts| {
+        facts.is_kernel = true;
+        facts.control = "/dev/smbdirect".to_owned();
+        set(facts, "smb direct device", "/dev/smbdirect");
+        // It serves only addresses of RDMA devices.
+        of_device(facts).addresses.remove(1);
+        facts.probes.remove(1);
+    };
+    let mut healthy = facts();
+    kernel(&mut healthy);
+    let found = server(&healthy);
+    assert!(found.iter().all(|it| it.result == Verdict::Ok), "{found:?}");
+    assert_eq!(
+        found[0].message,
+        "the kernel's device runs, version 0.1.0, interface 3"
+    );
+    let absent = |facts: &mut Facts| {
+        kernel(facts);
+        facts.device = None;
+        facts.silence = Some(Silence {
+            reason: "no device".to_owned(),
+            is_absent: true,
+        });
+    };
+    breaks(
+        absent,
+        Verdict::Fail,
+        "device",
+        "the kernel's device does not answer on /dev/smbdirect",
+        "modprobe smbdirectk",
+    );
+    let without_adapter = |facts: &mut Facts| {
+        kernel(facts);
+        facts.ports.clear();
+    };
+    breaks(
+        without_adapter,
+        Verdict::Fail,
+        "rdma",
+        "no RDMA device: the kernel's device serves no address",
+        "docs/kernel.md",
+    );
+    let full = |facts: &mut Facts| {
+        kernel(facts);
+        of_device(facts).totals.memory = 8 << 30;
+    };
+    breaks(
+        full,
+        Verdict::Warn,
+        "limits",
+        "8192 of memory_mb = 8192 are used",
+        "modinfo smbdirectk",
+    );
+    let unreachable = |facts: &mut Facts| {
+        kernel(facts);
+        facts.probes[0].result = Err("connection refused".to_owned());
+    };
+    breaks(
+        unreachable,
+        Verdict::Fail,
+        "end to end",
+        "connection refused",
+        "journalctl -k -g smbdirect",
+    );
+    let mut unreached = facts();
+    kernel(&mut unreached);
+    let reason = "cannot load rdma-core".to_owned();
+    unreached.unknown.insert("end to end", reason);
+    let found = complaints(&unreached);
+    assert_eq!(
+        (found.len(), found[0].check, found[0].result),
+        (1, "end to end", Verdict::Skipped)
+    );
+}
+
+#[test]
 fn versions_do_not_match_or_the_daemon_stops() {
     breaks(
         |facts| of_device(facts).version = "0.0.9".to_owned(),
