@@ -142,9 +142,17 @@ fn smbd(facts: &Facts, found: &mut Findings) {
             "install a Samba with this project's patches, which an upgrade of the distribution's samba replaces",
         );
     }
-    let Some(device) = &facts.device else {
-        return;
-    };
+    if let Some(device) = &facts.device {
+        attached(device, facts, found);
+    }
+    if let Some(reason) = facts.unknown.get(CHECK) {
+        let message = format!("smbd was not examined: {reason} (--smbd names one that may be run)");
+        found.skip(CHECK, message);
+    }
+}
+
+fn attached(device: &Device, facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "smbd";
     match device.processes.iter().find(|it| it.role == "listener") {
         Some(listener) if listener.pid == 0 => {
             found.ok(CHECK, "smbd is attached, from a container")
@@ -174,10 +182,11 @@ fn smbd(facts: &Facts, found: &mut Findings) {
 fn smb_conf(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "smb.conf";
     let Some(samba) = &facts.samba else {
-        return found.skip(
-            CHECK,
-            "smb.conf was not read: there is no smbd, or its testparm failed (--smbd, --smb-conf)",
-        );
+        let of_smbd = || facts.unknown.get("smbd");
+        let reason = facts.unknown.get(CHECK).or_else(of_smbd);
+        let reason = reason.map_or("there is no smbd, or its testparm failed", String::as_str);
+        let message = format!("smb.conf was not read: {reason} (--smbd, --smb-conf)");
+        return found.skip(CHECK, message);
     };
     let value = |name: &str| {
         samba

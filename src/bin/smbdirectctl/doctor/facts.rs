@@ -22,7 +22,7 @@ pub(crate) struct Facts {
     /// Number of bytes that the device's process may lock; `None` if there is no limit, or it could not be read.
     pub(crate) locked_memory: Option<u64>,
     pub(crate) smbd: Option<Smbd>,
-    /// The parameters of `[global]` with their defaults, by name; `None` if testparm could not be run.
+    /// The parameters of `[global]` with their defaults, by name; `None` if testparm did not print them.
     pub(crate) samba: Option<BTreeMap<String, String>>,
     pub(crate) ports: Vec<Port>,
     /// Why RDMA devices cannot be used, if there are some.

@@ -6,7 +6,10 @@
 mod checks;
 mod facts;
 mod gather;
+#[cfg(test)]
+mod machine;
 mod probe;
+mod programs;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -287,6 +287,24 @@ fn the_kernels_device_has_cures_of_its_own() {
 }
 
 #[test]
+fn says_why_smbd_was_not_examined() {
+    let mut facts = facts();
+    (facts.smbd, facts.samba) = (None, None);
+    let reason = "other users can change /home/x/\u{1b}[2J\nsmbd";
+    facts.unknown.insert("smbd", reason.to_owned());
+    let found = complaints(&facts);
+    let [smbd, smb_conf] = &found[..] else {
+        panic!("two complaints, not {found:#?}");
+    };
+    assert_eq!((smbd.check, smbd.result), ("smbd", Verdict::Skipped));
+    // Another user chose the path, and does not control the terminal with it.
+    let path = "/home/x/?[2J?smbd";
+    assert!(smbd.message.contains(path), "{smbd:?}");
+    assert_eq!(smb_conf.check, "smb.conf");
+    assert!(smb_conf.message.contains(path), "{smb_conf:?}");
+}
+
+#[test]
 fn versions_do_not_match_or_the_daemon_stops() {
     breaks(
         |facts| of_device(facts).version = "0.0.9".to_owned(),
