@@ -3,16 +3,20 @@
 //! Judges the facts: each check says that all is well, or what is wrong and what to do.
 //!
 //! A check whose facts are missing says that it was skipped, or says nothing if an earlier finding is the reason.
+//!
+//! The file is long because it has nearly all checks; none needs the others.
+
+mod firewall;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
+use self::firewall::firewall;
 use super::super::printable;
 use super::super::status::{Address, Client, Connection, Device};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
-
-#[cfg(test)]
-mod tests;
 
 /// The use of a limit, in percent, from which it is worth a warning.
 const NEARLY_ALL: u64 = 90;
@@ -484,60 +488,6 @@ fn port(facts: &Facts, found: &mut Findings) {
             "systemctl stop ksmbd; modprobe -r ksmbd",
         );
     }
-}
-
-/// Checks whether a firewall lets TCP port 5445 in.
-fn firewall(facts: &Facts, found: &mut Findings) {
-    const CHECK: &str = "firewall";
-    let firewall = &facts.firewall;
-    if let Some(rules) = firewall
-        .ufw
-        .as_ref()
-        .filter(|it| it.contains("Status: active"))
-    {
-        let refuses = ["Default: deny (incoming)", "Default: reject (incoming)"];
-        let is_open = rules.contains("5445") || rules.contains("SMB Direct");
-        return match refuses.iter().any(|it| rules.contains(it)) && !is_open {
-            true => found.warn(
-                CHECK,
-                "ufw does not let TCP port 5445 in",
-                "ufw allow \"SMB Direct\"",
-            ),
-            false => found.ok(CHECK, "ufw lets TCP port 5445 in"),
-        };
-    }
-    if let Some(rules) = &firewall.firewalld {
-        let is_open = rules.contains("5445/tcp")
-            || rules.split_whitespace().any(|word| word == "smbdirect")
-            || rules.contains("target: ACCEPT");
-        return match is_open {
-            true => found.ok(
-                CHECK,
-                "firewalld lets TCP port 5445 in, in its default zone",
-            ),
-            false => found.warn(
-                CHECK,
-                "firewalld does not let TCP port 5445 in, in its default zone",
-                "firewall-cmd --permanent --add-service=smbdirect && firewall-cmd --reload",
-            ),
-        };
-    }
-    match &firewall.nft {
-        Some(rules) if drops_input(rules) && !rules.contains("5445") => found.warn(
-            CHECK,
-            "nftables drops incoming packets by default, and has no rule for TCP port 5445",
-            "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
-        ),
-        Some(_) => found.ok(CHECK, "no default of nftables refuses TCP port 5445"),
-        None if facts.is_root => found.ok(CHECK, "there is no ufw, firewalld or nft on this machine"),
-        None => found.skip(CHECK, "only root can read the firewall's rules"),
-    }
-}
-
-/// Returns whether a chain for incoming packets has the policy to drop them.
-fn drops_input(rules: &str) -> bool {
-    let mut chains = rules.lines().filter(|line| line.contains("hook input"));
-    chains.any(|line| line.contains("policy drop"))
 }
 
 /// Checks whether a limit is nearly used up.
