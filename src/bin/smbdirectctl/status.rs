@@ -154,6 +154,10 @@ pub(crate) struct Client {
     pub(crate) withheld: u64,
     pub(crate) refused: u64,
     pub(crate) refusal: Option<String>,
+    /// Number of its SMB Direct sessions.
+    pub(crate) direct: u64,
+    /// When the last of them was made.
+    pub(crate) direct_at_seconds: Option<f64>,
 }
 
 impl Display for Device {

@@ -584,7 +584,7 @@ pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
     found.0
 }
 
-/// Maximum number of clients that are shown as using TCP only.
+/// Maximum number of clients that are shown without an SMB Direct connection.
 const CLIENTS: usize = 16;
 
 /// What to check on a client that has not connected.
@@ -662,41 +662,59 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         });
         let unknown = || {
             let why = "none of the last connections was from this client";
-            (why.to_owned(), ON_THE_CLIENT)
+            Some((why.to_owned(), ON_THE_CLIENT))
         };
-        let (why, cure) = noted.map_or_else(unknown, why_tcp);
-        let message = format!("{client} is not connected over SMB Direct: {why}");
-        found.warn(CHECK, message, cure);
+        match noted.map_or_else(unknown, why_tcp) {
+            Some((why, cure)) => {
+                let message = format!("{client} is not connected over SMB Direct: {why}");
+                found.warn(CHECK, message, cure);
+            }
+            None => {
+                let at = noted.and_then(|noted| noted.direct_at_seconds);
+                let ago =
+                    at.map(|at| format!(" {:.0} s ago", (device.uptime_seconds - at).max(0.0)));
+                let ago = ago.unwrap_or_default();
+                let message = format!(
+                    "{client} is not connected over SMB Direct now; it last logged in over SMB Direct{ago}"
+                );
+                found.ok(CHECK, message);
+            }
+        }
     }
 }
 
-/// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
-fn why_tcp(noted: &Client) -> (String, &'static str) {
+/// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do; `None`
+/// if it has used SMB Direct, and nothing that is known keeps it from doing so again.
+fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
     const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
         Linux: mount -t cifs -o rdma, which a mounted client cannot add later";
     let dialect = noted.dialect.as_deref().unwrap_or("?");
+    if dialect.starts_with('2') {
+        let why = format!("it speaks SMB {dialect}, but SMB Direct needs SMB 3");
+        let cure = "use a client with SMB 3: Windows 8 or Server 2012, or newer";
+        return Some((why, cure));
+    }
+    // The next SMB Direct session clears this.
     if let Some(status) = &noted.refusal {
         let times = noted.refused;
         let why = format!(
             "smbd refused {times} times to bind a connection to its session, last with {status}"
         );
-        return (why, "the log of smbd, with log level = 3 smb2:5, says why");
+        let cure = "the log of smbd, with log level = 3 smb2:5, says why";
+        return Some((why, cure));
     }
-    if dialect.starts_with('2') {
-        let why = format!("it speaks SMB {dialect}, but SMB Direct needs SMB 3");
-        return (
-            why,
-            "use a client with SMB 3: Windows 8 or Server 2012, or newer",
-        );
+    if noted.direct > 0 {
+        return None;
     }
-    match noted.told {
+    Some(match noted.told {
         Some(0) => (
             "it asked for the server's interfaces, but none of them has RDMA".to_owned(),
             "see the lines above about the addresses that are announced to clients",
         ),
         Some(told) => (
             format!(
-                "it asked for the server's interfaces, got {told} addresses with RDMA, and connected to none of them"
+                "it asked for the server's interfaces, got {told} addresses with RDMA, but has not logged in over \
+                 SMB Direct"
             ),
             ON_THE_CLIENT,
         ),
@@ -711,29 +729,37 @@ fn why_tcp(noted: &Client) -> (String, &'static str) {
             MULTICHANNEL,
         ),
         None => ("it never asked for the server's interfaces".to_owned(), MULTICHANNEL),
-    }
+    })
 }
 
-/// Reports what smbd last said about clients that use TCP only.
+/// Reports why the last clients without an SMB Direct connection have none. smbd does not tell when a client has gone,
+/// so they need not be connected over TCP.
 fn clients(facts: &Facts, found: &mut Findings) {
     let Some(device) = &facts.device else {
         return;
     };
-    let is_connected = |address: &str| {
-        let same = |it: &Connection| ip_of(&it.peer).map(|ip| ip.to_canonical().to_string());
-        device
-            .connections
-            .iter()
-            .any(|it| same(it).as_deref() == Some(address))
+    let is_connected = |ip: IpAddr| {
+        let mut peers = device.connections.iter().map(|it| ip_of(&it.peer));
+        peers.any(|peer| peer.is_some_and(|peer| peer.to_canonical() == ip))
     };
-    let on_tcp = device
-        .clients
-        .iter()
-        .filter(|it| !is_connected(&it.address));
-    for client in on_tcp.take(CLIENTS) {
+    // smbd also tells about the doctor's own connections, and those of other programs on this machine.
+    let is_own = |ip: IpAddr| {
+        let of_interfaces = facts.interfaces.values().flat_map(|it| &it.addresses);
+        let announced = device.addresses.iter().filter_map(|it| ip_of(&it.address));
+        let mut own = of_interfaces.copied().chain(announced);
+        ip.is_loopback() || own.any(|own| own.to_canonical() == ip)
+    };
+    let without = device.clients.iter().filter_map(|client| {
+        let ip = client.address.parse::<IpAddr>().ok()?.to_canonical();
+        let (why, _) = why_tcp(client)?;
+        (!is_connected(ip) && !is_own(ip)).then_some((client, why))
+    });
+    for (client, why) in without.take(CLIENTS) {
         let ago = (device.uptime_seconds - client.at_seconds).max(0.0);
-        let (why, _) = why_tcp(client);
-        let message = format!("{}, {ago:.0} s ago: TCP only: {why}", client.address);
+        let message = format!(
+            "{}, {ago:.0} s ago: no SMB Direct connection: {why}",
+            client.address
+        );
         found.ok("clients", message);
     }
 }

@@ -886,12 +886,34 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         ),
         (
             serde_json::json!({"asked": 3, "told": 2}),
-            "got 2 addresses with RDMA, and connected to none",
+            "got 2 addresses with RDMA, but has not logged in over SMB Direct",
             "Get-SmbClientNetworkInterface",
         ),
         (
             serde_json::json!({"told": 2, "refused": 3, "refusal": "0xc0000203"}),
             "refused 3 times to bind a connection to its session, last with 0xc0000203",
+            "log of smbd",
+        ),
+        // What smbd said last counts: first it announced addresses, or first it did not.
+        (
+            serde_json::json!({"asked": 1, "told": null, "withheld": 10}),
+            "does not support RDMA transforms",
+            "Windows 11",
+        ),
+        (
+            serde_json::json!({"asked": 2, "told": 2, "withheld": 1}),
+            "got 2 addresses with RDMA",
+            "Get-SmbClientNetworkInterface",
+        ),
+        (
+            serde_json::json!({"dialect": "2.1", "refused": 1, "refusal": "0xc000006d"}),
+            "speaks SMB 2.1",
+            "Server 2012",
+        ),
+        // It has used SMB Direct, but no longer can.
+        (
+            serde_json::json!({"direct": 5, "refused": 1, "refusal": "0xc000006d"}),
+            "refused 1 times",
             "log of smbd",
         ),
     ] {
@@ -913,13 +935,38 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         assert!(
             finding
                 .message
-                .starts_with("10.0.0.99, 10 s ago: TCP only: "),
+                .starts_with("10.0.0.99, 10 s ago: no SMB Direct connection: "),
             "{finding:?}"
         );
         assert!(finding.message.contains(why), "{finding:?}");
     }
-    // A client that is connected does not use TCP only.
-    let client = &mut of_device(&mut facts).clients[0];
-    client.address = "10.0.0.24".to_owned();
+    let says_nothing = |facts: &Facts| server(facts).iter().all(|it| it.check != "clients");
+    // It has an SMB Direct connection.
+    of_device(&mut facts).clients[0].address = "10.0.0.24".to_owned();
+    assert!(says_nothing(&facts));
+    // These are the doctor itself, and other programs of this machine.
+    for own in ["127.0.0.1", "::1", "10.0.1.1", "10.0.9.1"] {
+        of_device(&mut facts).clients[0].address = own.to_owned();
+        of_device(&mut facts).addresses[0].address = "10.0.9.1:5445".to_owned();
+        assert!(says_nothing(&facts), "{own}");
+    }
+}
+
+#[test]
+fn a_client_that_has_used_smb_direct_does_not_stay_with_tcp() {
+    let mut facts = facts();
+    let noted = serde_json::json!({
+        "address": "10.0.0.99", "at_seconds": 990.0, "dialect": "3.1.1", "multichannel": true, "asked": 1, "told": 2,
+        "direct": 1, "direct_at_seconds": 940.0,
+    });
+    of_device(&mut facts).clients = vec![serde_json::from_value(noted).expect("a client")];
     assert!(server(&facts).iter().all(|it| it.check != "clients"));
+    let finding = about(&facts, "10.0.0.99");
+    assert_eq!(finding.result, Verdict::Ok);
+    assert!(
+        finding
+            .message
+            .ends_with("it last logged in over SMB Direct 60 s ago"),
+        "{finding:?}"
+    );
 }
