@@ -111,6 +111,14 @@ impl SocketChannel {
             buffer: Box::new([0; MAX_CONTROL_LENGTH]),
         })
     }
+
+    /// Returns the process that serves the device, as it was when it began to listen; `None` if it is in a process
+    /// namespace that is not visible from here.
+    #[must_use]
+    pub fn device_process(&self) -> Option<u32> {
+        let device = self.socket.peer_credentials().ok()?;
+        u32::try_from(device.process).ok().filter(|id| *id > 0)
+    }
 }
 
 impl Channel for SocketChannel {

@@ -48,7 +48,7 @@ pub use event::{BulkBuffer, ConnCounts, Direction, Event, Fetched, Role};
 #[cfg(feature = "shm")]
 pub use handle::Handle;
 #[cfg(feature = "shm")]
-pub use observe::{NotObserved, observe, observe_events, status_path};
+pub use observe::{NotObserved, observe, observe_events, observe_process, status_path};
 pub use status::Status;
 
 /// The default path of the device.

@@ -76,6 +76,19 @@ impl fmt::Display for NotObserved {
 /// [`Status::Corrupt`] (it is not a device), [`Status::Detached`], [`Status::System`], and others that
 /// the device may give.
 pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
+    observe_process(path, timeout).map(|(json, _)| json)
+}
+
+/// Asks in the same way, and also returns the process that serves the device, if it is visible from here. The kernel
+/// names that process, not the device itself.
+///
+/// # Errors
+///
+/// The errors of [`observe`].
+pub fn observe_process(
+    path: &Path,
+    timeout: Duration,
+) -> Result<(String, Option<u32>), NotObserved> {
     ask_once(path, timeout, &StatusRequest { reserved: 0 })
 }
 
@@ -86,11 +99,15 @@ pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
 ///
 /// The errors of [`observe`]; [`Status::Corrupt`] may mean that the device is older than this request.
 pub fn observe_events(path: &Path, after: u64, timeout: Duration) -> Result<String, NotObserved> {
-    ask_once(path, timeout, &EventsRequest { after })
+    ask_once(path, timeout, &EventsRequest { after }).map(|(json, _)| json)
 }
 
-/// Attaches as an observer, sends a request, and returns the JSON of the answer.
-fn ask_once(path: &Path, timeout: Duration, request: &impl Body) -> Result<String, NotObserved> {
+/// Attaches as an observer, sends a request, and returns the JSON of the answer, and the process that gave it.
+fn ask_once(
+    path: &Path,
+    timeout: Duration,
+    request: &impl Body,
+) -> Result<(String, Option<u32>), NotObserved> {
     let channel = SocketChannel::connect(path).or_else(|status| match status {
         Status::Denied | Status::NoDevice => {
             SocketChannel::connect(&status_path(path)).map_err(|_| status)
@@ -108,7 +125,10 @@ fn ask_once(path: &Path, timeout: Duration, request: &impl Body) -> Result<Strin
         _ => return Err(Status::Corrupt.into()),
     }
     match observer.ask(2, request)? {
-        (Answer::Status(report), Some(memory)) => Ok(content(report, &memory)?),
+        (Answer::Status(report), Some(memory)) => {
+            let json = content(report, &memory)?;
+            Ok((json, observer.channel.device_process()))
+        }
         _ => Err(Status::Corrupt.into()),
     }
 }

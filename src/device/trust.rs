@@ -138,7 +138,8 @@ fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
     real.ancestors().map(directory).collect()
 }
 
-/// Checks that a device may have its control socket at `socket`, whose directory exists.
+/// Checks that a device may have its control socket at `socket`, whose directory exists. In the same way, no other user
+/// can put a file in the place of another one that passes this check.
 ///
 /// # Errors
 ///

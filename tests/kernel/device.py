@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import errno
 import fcntl
+import json
 import mmap
 import os
 import pathlib
@@ -251,6 +252,17 @@ class Device:
         for _ in range(3):
             self.unload()
             self.load()
+
+    def doctor(self):
+        """Checks that smbdirectctl examines this device, and says that it has no smbd."""
+        if not self.options.programs:
+            return
+        command = [self.options.programs / "smbdirectctl", "doctor", "--json", "--control", PATH]
+        # No smbd is attached, so the doctor's exit status is not 0.
+        report = json.loads(run(*command, check=False))
+        found = {finding["check"]: finding for finding in reversed(report["findings"])}
+        assert found["device"]["result"] == "ok" and "kernel" in found["device"]["message"], report
+        assert "no smbd is attached" in found["smbd"]["message"], report
 
     def refusals(self):
         """Checks that forbidden calls are refused by name, before and after attaching."""
@@ -492,6 +504,7 @@ class Device:
         check = self.report.check
         check("the module is loaded", self.load)
         check("unloaded and loaded again", self.reload)
+        check("smbdirectctl doctor", self.doctor)
         check("calls that are refused", self.refusals)
         check("memory of a worker", self.memory)
         check("a connection reaches its worker", self.connection)
@@ -512,6 +525,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["siw", "rxe"])
     parser.add_argument("--module", type=pathlib.Path, required=True, help="smbdirectk.ko")
+    parser.add_argument("--programs", type=pathlib.Path, help="the directory that has smbdirectctl")
     parser.add_argument("--kills", type=int, default=8, help="how many times processes are killed (8)")
     parser.add_argument("--calls", type=int, default=100, help="how many files get hostile calls (100)")
     parser.add_argument("--rings", type=int, default=10, help="how many workers write hostile rings (10)")

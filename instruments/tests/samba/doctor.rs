@@ -14,13 +14,29 @@ use crate::channel::{Client, device};
 use crate::sessions::{GUID, credentials, log_in};
 
 fn examine(server: &Server, control: &Path) -> Value {
+    examine_with(server, control, &[])
+}
+
+fn examine_with(server: &Server, control: &Path, arguments: &[&str]) -> Value {
     let mut command = Command::new(&*SMBDIRECTCTL);
-    command.args(["doctor", "--json", "--control"]);
-    command.arg(control);
+    command.args(["doctor", "--json"]).args(arguments);
+    command.arg("--control").arg(control);
     command.arg("--smbd").arg(server.program("smbd"));
     command.arg("--smb-conf").arg(server.config());
     let output = command.output().expect("smbdirectctl runs");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Returns what the doctor says about this machine as a client.
+fn said_about_this_machine(server: &Server) -> String {
+    let report = examine_with(server, &server.device().control, &["--client", "127.0.0.1"]);
+    let all = report["findings"].as_array().expect("findings").iter();
+    let mut messages = all
+        .filter(|it| it["check"] == "client")
+        .map(|it| &it["message"]);
+    let said = messages.next().and_then(Value::as_str);
+    said.unwrap_or_else(|| panic!("nothing about the client in {report}"))
+        .to_owned()
 }
 
 /// Returns the findings with this result: all of them, or those of one check.
@@ -119,11 +135,10 @@ fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
     let told = after(&|it| it["asked"] == 1);
     assert_eq!(told["told"], rdma);
     // The doctor repeats smbd's finding.
-    let report = examine(&server, &server.device().control);
-    let said = with(&report, "ok", Some("clients"));
+    let said = said_about_this_machine(&server);
     assert!(
-        said[0].contains("asked for the server's interfaces"),
-        "{report}"
+        said.contains("it asked for the server's interfaces"),
+        "{said}"
     );
     // Make a connection that is not bound, because the password is wrong.
     let mut direct = Connection::smb_direct(server.smb_direct, config.clone()).expect("SMB Direct");
@@ -158,13 +173,36 @@ fn smbd_tells_the_device_what_decides_whether_a_client_uses_rdma() {
             .device()
             .wait_for_status(|status| status["connections"] == Value::Array(vec![]));
     }
-    // A client that signs and has no RDMA transform for that is told of no RDMA.
-    let config = Config {
-        sign: true,
-        ..config
+    // The server itself is not among the clients that stay with TCP, although smbd tells about the doctor's
+    // connections, too.
+    for _ in 0..2 {
+        let report = examine(&server, &server.device().control);
+        assert!(with(&report, "ok", Some("clients")).is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn the_doctor_says_why_smbd_did_not_announce_rdma() {
+    let server = device(Setup::default());
+    let wait_for = |count: &str| {
+        let is_so = |status: &Value| status["clients"][0][count] == 1;
+        server.device().wait_for_status(is_so);
     };
-    let mut tcp = log_in(&server, config);
-    let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
-    tcp.network_interfaces(tree).expect("interfaces");
-    after(&|it| it["withheld"] == 1);
+    let ask = |sign: bool| {
+        let config = Config {
+            sign,
+            transforms: vec![],
+            ..Config::new(GUID)
+        };
+        let mut tcp = log_in(&server, config);
+        let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
+        tcp.network_interfaces(tree).expect("interfaces");
+    };
+    ask(false);
+    wait_for("asked");
+    // A client that signs and has no RDMA transform for that is told of no RDMA, which is what counts from then on.
+    ask(true);
+    wait_for("withheld");
+    let said = said_about_this_machine(&server);
+    assert!(said.contains("does not support RDMA transforms"), "{said}");
 }

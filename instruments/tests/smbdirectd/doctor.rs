@@ -6,9 +6,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, stderr, stdout};
+use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, stderr, stdout};
 use instruments::peer::Peer;
 use serde_json::Value;
+use smbdirect::device::{Handle, Role};
 
 /// Examines the server of this control socket. There is no smbd.
 fn doctor(control: &Path, arguments: &[&str]) -> Output {
@@ -76,6 +77,33 @@ fn says_that_no_smbd_is_attached_and_what_is_known_of_a_client() {
     let client = findings(&report, "client")[0]["message"].as_str();
     assert!(
         client.is_some_and(|it| it.contains(": no_listener")),
+        "{report}"
+    );
+}
+
+/// The device names the process of smbd, and root must not run whatever it names: here it is this test program.
+#[test]
+fn runs_no_other_program_than_smbd() {
+    let directory = Directory::new();
+    directory.file("smbdirectd.toml", "claim_timeout = \"100 ms\"");
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let _listener = Handle::attach(&daemon.control, Role::Listener, None).expect("a listener");
+    daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
+    let mut command = Command::new(&*SMBDIRECTCTL);
+    command.args(["doctor", "--json", "--control"]);
+    let output = command.arg(&daemon.control).output().expect("it runs");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["smbd"], Value::Null, "{report}");
+    let [attached, not_examined] = findings(&report, "smbd")[..] else {
+        panic!("two findings in {report}");
+    };
+    assert_eq!(attached["result"], "ok", "{report}");
+    assert_eq!(not_examined["result"], "skipped", "{report}");
+    let said = not_examined["message"].as_str().expect("a message");
+    assert!(said.contains("is not called smbd"), "{said}");
+    assert_eq!(
+        findings(&report, "smb.conf")[0]["result"],
+        "skipped",
         "{report}"
     );
 }

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use instruments::ROOT;
-use instruments::daemon::{SMBDIRECTCTL, SMBDIRECTD};
+use instruments::daemon::{Daemon, SMBDIRECTCTL, SMBDIRECTD};
 use smbdirect::broker::Settings;
+use smbdirect::broker::status::ClientStatus;
 
 const SMBDIRECTD_PAGE: &str = include_str!("../../../docs/man/smbdirectd.8");
 const SMBDIRECTCTL_PAGE: &str = include_str!("../../../docs/man/smbdirectctl.8");
@@ -129,6 +130,28 @@ fn the_manual_has_every_command() {
         for wanted in [synopsis, description] {
             assert!(SMBDIRECTCTL_PAGE.contains(&wanted), "{wanted}");
         }
+    }
+}
+
+#[test]
+fn the_manual_has_every_member_of_the_status() {
+    let mut sections = SMBDIRECTCTL_PAGE.split("\n.Ss ");
+    let section = sections.find(|it| it.starts_with("JSON of the status\n"));
+    let section = section.expect("a section");
+    let items = section.lines().filter_map(|it| it.strip_prefix(".It "));
+    let items: BTreeSet<&str> = items.flat_map(|names| names.split(" , ")).collect();
+    let status = Daemon::start(&[]).status();
+    for name in status.as_object().expect("an object").keys() {
+        assert!(items.contains(name.as_str()), "{name}");
+    }
+    let client = serde_json::json!({
+        "address": "10.0.0.1", "at_seconds": 1.0, "asked": 0, "withheld": 0, "refused": 0,
+    });
+    let client: ClientStatus = serde_json::from_value(client).expect("a client");
+    let client = serde_json::to_value(client).expect("JSON");
+    let words: BTreeSet<&str> = section.split_whitespace().collect();
+    for name in client.as_object().expect("an object").keys() {
+        assert!(words.contains(name.as_str()) || name == "address", "{name}");
     }
 }
 

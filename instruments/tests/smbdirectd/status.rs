@@ -145,20 +145,32 @@ fn watches_what_moves_until_the_device_has_gone() {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watching = command.spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    // Read two updates, to see that they go on.
+    let mut next = |wanted: &str| -> String {
+        let found = lines.by_ref().map(Result::unwrap).find(|line| {
+            assert!(line.len() <= 100 && !line.contains('\x1b'), "{line:?}");
+            line.starts_with(wanted)
+        });
+        found.unwrap_or_else(|| panic!("no {wanted}"))
+    };
+    let (traffic, nothing) = (
+        "Traffic      software: ",
+        "software: 0 B/s received, 0 B/s sent",
+    );
+    // It reads two looks, to see that they go on.
     for _ in 0..2 {
-        let wanted = [
-            "Traffic      software: 0 B/s received, 0 B/s sent",
-            "Connections, the busiest first",
-        ];
-        for wanted in wanted {
-            let found = lines.by_ref().find(|line| {
-                let line = line.as_ref().unwrap();
-                assert!(line.len() <= 100 && !line.contains('\x1b'), "{line:?}");
-                line.starts_with(wanted)
-            });
-            assert!(found.is_some(), "no {wanted}");
-        }
+        assert!(next(traffic).contains(nothing));
+        next("Connections, the busiest first");
+    }
+    // Something moves until a look has seen it, and then nothing moves.
+    let end = Instant::now() + TIMEOUT;
+    while next(traffic).contains(nothing) {
+        assert!(Instant::now() < end, "nothing moves");
+        let mut other = Peer::connect(daemon.address());
+        other.negotiate([1; 16]);
+        other.wait_closed();
+    }
+    while !next(traffic).contains(nothing) {
+        assert!(Instant::now() < end, "something moves without end");
     }
     drop(daemon.kill());
     assert!(lines.all(|line| line.is_ok()));

@@ -17,7 +17,7 @@ use smbdirect::device::chardev::is_char_device;
 use smbdirect::device::{self, DEFAULT_PATH, Status};
 
 use super::status::{Age, Bytes, process};
-use super::{Failure, TIMEOUT, failed, not_printed, unreadable, with_cure};
+use super::{Failure, TIMEOUT, failed, not_printed, read, unreadable, with_cure};
 
 /// Time between two looks for new events.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -43,11 +43,10 @@ struct Answer {
 }
 
 /// How far the events have been read.
-#[derive(Default)]
 struct Position {
     /// The time at which the device started; it distinguishes the device from one that was started later.
     start_time_seconds: Option<f64>,
-    /// The number of the last event.
+    /// The number of the last event; 0 before the first.
     last: u64,
 }
 
@@ -56,7 +55,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let mut position = None;
     let mut is_waiting = false;
     loop {
-        let (text, lost) = match look(options, &mut position) {
+        let ask = |after| ask(&options.control, after);
+        let (events, lost) = match look(ask, &mut position) {
             Ok(found) => found,
             Err(Silent::Gone(_)) if options.follow && position.is_some() => {
                 if !is_waiting {
@@ -78,6 +78,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         if lost > 0 {
             eprintln!("smbdirectctl: {lost} events came too fast to be read, and are lost");
         }
+        let lines = events.into_iter().map(|event| match options.json {
+            true => format!("{event}\n"),
+            false => line(event),
+        });
+        let text: String = lines.collect();
         let printed = io::stdout().write_all(text.as_bytes());
         if let Err(error) = printed {
             return not_printed(&error);
@@ -99,35 +104,33 @@ enum Silent {
     Unreadable(serde_json::Error),
 }
 
-/// Returns the text of new events, and how many others were lost.
-fn look(options: &Options, position: &mut Option<Position>) -> Result<(String, u64), Silent> {
-    let after = position.as_ref().map_or(0, |position| position.last);
-    let mut answer = ask(&options.control, after)?;
-    let before = position.get_or_insert_with(|| Position {
-        start_time_seconds: answer.start_time_seconds,
-        ..Position::default()
-    });
-    if before.start_time_seconds != answer.start_time_seconds {
-        // This is another device, whose numbers start again at 1.
-        *before = Position {
-            start_time_seconds: answer.start_time_seconds,
-            ..Position::default()
-        };
-        answer = ask(&options.control, 0)?;
+/// Returns new events, and how many others were lost. `ask` asks for the events after the one with a number.
+fn look(
+    ask: impl Fn(u64) -> Result<Answer, Silent>,
+    position: &mut Option<Position>,
+) -> Result<(Vec<Value>, u64), Silent> {
+    let before = position.as_ref();
+    let mut answer = ask(before.map_or(0, |before| before.last))?;
+    // What happened before this program looked for the first time is not missed.
+    let mut read_until = before.map(|before| before.last);
+    if before.is_some_and(|before| before.start_time_seconds != answer.start_time_seconds) {
+        // This is another device, which counts anew.
+        answer = ask(0)?;
+        read_until = Some(0);
     }
-    let number = |event: &Value| event["number"].as_u64();
-    let first = answer.events.first().and_then(number);
-    let lost = match (before.last, first) {
-        // Events before this program's first look do not count as lost.
-        (0, _) | (_, None) => 0,
-        (last, Some(first)) => first.saturating_sub(last + 1),
+    let newest = answer.events.last().and_then(|it| it["number"].as_u64());
+    let lost = match (read_until, newest) {
+        (Some(until), Some(newest)) => {
+            let read = answer.events.len() as u64;
+            newest.saturating_sub(until).saturating_sub(read)
+        }
+        _ => 0,
     };
-    before.last = answer.events.last().and_then(number).unwrap_or(before.last);
-    let lines = answer.events.into_iter().map(|event| match options.json {
-        true => format!("{event}\n"),
-        false => line(event),
+    *position = Some(Position {
+        start_time_seconds: answer.start_time_seconds,
+        last: newest.or(read_until).unwrap_or_default(),
     });
-    Ok((lines.collect(), lost))
+    Ok((answer.events, lost))
 }
 
 /// Asks for the events after the one with this number.
@@ -147,7 +150,7 @@ fn ask(control: &Path, after: u64) -> Result<Answer, Silent> {
         }
         _ => Silent::Gone(with_cure(control, error)),
     })?;
-    serde_json::from_str(&json).map_err(Silent::Unreadable)
+    read(&json).map_err(Silent::Unreadable)
 }
 
 /// Returns the line that shows an event to people.
@@ -345,5 +348,51 @@ mod tests {
         }
         let later = at(serde_json::json!({"event": "of a later version"}));
         assert!(later.starts_with('{') && later.ends_with("}\n"), "{later}");
+    }
+
+    #[test]
+    fn an_event_is_one_line_and_does_not_control_the_terminal() {
+        let json = r#"{"number": 1, "time_seconds": 0.0, "event": "refused", "pid": null, "status": "denied",
+                       "words": "a\u001b[2Jb\nc"}"#;
+        let shown = line(read(json).unwrap());
+        assert!(shown.ends_with(": a?[2Jb?c (denied)\n"), "{shown:?}");
+    }
+
+    /// Looks at a device that was started at this time, and that keeps the events with these numbers. Returns how many
+    /// are lost.
+    fn lost(position: &mut Option<Position>, start: f64, kept: &[u64]) -> u64 {
+        let ask = |after: u64| {
+            let newer = kept.iter().filter(|number| **number > after);
+            let events = newer.map(|number| serde_json::json!({"number": number}));
+            Ok(Answer {
+                start_time_seconds: Some(start),
+                events: events.collect(),
+            })
+        };
+        let Ok((_, lost)) = look(ask, position) else {
+            panic!("the device answers");
+        };
+        lost
+    }
+
+    #[test]
+    fn knows_how_many_events_it_has_missed() {
+        let mut position = None;
+        assert_eq!(lost(&mut position, 1.0, &[5, 6]), 0, "the first look");
+        assert_eq!(lost(&mut position, 1.0, &[5, 6, 7]), 0);
+        assert_eq!(lost(&mut position, 1.0, &[10, 11]), 2);
+        assert_eq!(lost(&mut position, 1.0, &[10, 11]), 0, "nothing new");
+        // Another device counts anew, and its first events are not there either.
+        assert_eq!(lost(&mut position, 2.0, &[4, 5]), 3);
+        assert_eq!(lost(&mut position, 2.0, &[6]), 0);
+        assert_eq!(lost(&mut position, 3.0, &[]), 0);
+        assert_eq!(
+            lost(&mut position, 3.0, &[5]),
+            4,
+            "after a look that found none"
+        );
+        position = None;
+        assert_eq!(lost(&mut position, 1.0, &[]), 0);
+        assert_eq!(lost(&mut position, 1.0, &[5, 6]), 4);
     }
 }

@@ -17,6 +17,7 @@ mod status;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::mem;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
@@ -24,6 +25,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use smbdirect::device::chardev::is_char_device;
 use smbdirect::device::{self, DEFAULT_PATH, NotObserved, Status};
 
@@ -135,7 +138,7 @@ fn show_status(options: &StatusOptions) -> ExitCode {
     if options.json {
         return print(&format!("{}\n", json.trim_end()));
     }
-    match serde_json::from_str::<status::Device>(&json) {
+    match read::<status::Device>(&json) {
         Ok(device) => print(&device.to_string()),
         Err(error) => unreadable(&options.control, &error),
     }
@@ -152,7 +155,7 @@ fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
         let text = if options.json {
             format!("{}\n", json.trim_end())
         } else {
-            let device: status::Device = match serde_json::from_str(&json) {
+            let device: status::Device = match read(&json) {
                 Ok(device) => device,
                 Err(error) => return unreadable(&options.control, &error),
             };
@@ -179,10 +182,48 @@ type Failure = (Status, String);
 
 /// Returns the status of a device as JSON.
 fn ask(control: &Path) -> Result<String, Failure> {
-    match is_char_device(control) {
-        true => kernel::status(control),
-        false => ask_smbdirectd(control),
+    ask_process(control).map(|(json, _)| json)
+}
+
+/// Also returns the process that serves the device, if there is one, and it is visible from here.
+fn ask_process(control: &Path) -> Result<(String, Option<u32>), Failure> {
+    let (json, process) = match is_char_device(control) {
+        true => (kernel::status(control)?, None),
+        false => {
+            device::observe_process(control, TIMEOUT).map_err(|error| with_cure(control, error))?
+        }
+    };
+    // The device may run as another user, and must not control the terminal of the one who asks. JSON has no other
+    // control characters than these two.
+    let is_foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    Ok((json.replace(is_foreign, "?"), process))
+}
+
+/// Parses the JSON of a device. Control characters that are escaped in its texts are replaced, too.
+fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    let mut value = serde_json::from_str(json)?;
+    make_printable(&mut value);
+    serde_json::from_value(value)
+}
+
+fn make_printable(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(members) => {
+            let printed = mem::take(members).into_iter().map(|(name, mut value)| {
+                make_printable(&mut value);
+                (printable(&name), value)
+            });
+            *members = printed.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// Returns a text without the control characters with which it could control a terminal, or look like several lines.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// Says why there is no status.
@@ -203,11 +244,6 @@ fn unreadable(control: &Path, error: &serde_json::Error) -> ExitCode {
          restart it after an upgrade)"
     );
     FAILED.into()
-}
-
-/// Returns the status of smbdirectd, or the reason why there is none, with a cure.
-fn ask_smbdirectd(control: &Path) -> Result<String, Failure> {
-    device::observe(control, TIMEOUT).map_err(|error| with_cure(control, error))
 }
 
 /// Adds a cure to the reason why a device does not answer.
@@ -257,4 +293,23 @@ fn not_printed(error: &io::Error) -> ExitCode {
     }
     eprintln!("smbdirectctl: standard output: {error}");
     FAILED.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_a_device_do_not_control_the_terminal() {
+        let json = r#"{"carried": {"soft\u001bware": {}},
+                       "closes": [{"peer": "10.0.0.1:1", "reason": "a\u001b[2Jb\nc\u009bd\u007f"}]}"#;
+        let device: status::Device = read(json).unwrap();
+        assert_eq!(device.closes[0].reason, "a?[2Jb?c?d?");
+        let shown = device.to_string();
+        assert!(shown.contains("soft?ware"), "{shown}");
+        let is_printed = |c: char| c == '\n' || !c.is_control();
+        assert!(shown.chars().all(is_printed), "{shown:?}");
+        let error = read::<status::Device>(r#"{"uptime_seconds": "\u001b[2J"}"#).unwrap_err();
+        assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
 }

@@ -14,7 +14,7 @@ use smbdirect::broker::metrics::{self, PerConnection};
 use smbdirect::broker::status::Status;
 use smbdirect::device::DEFAULT_PATH;
 
-use super::{FAILED, ask, failed, print_and_exit, unreadable};
+use super::{FAILED, Failure, ask, failed, print_and_exit, read, unreadable};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -29,20 +29,14 @@ pub(crate) struct Options {
     control: PathBuf,
 }
 
-/// Prints or writes the metrics once. If the device does not answer, the metrics say so, and an alert can notice that.
+/// Prints or writes the metrics once. If there is no answer that this program can read, they say so, and an alert can
+/// notice that.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let per_connection = match options.connections {
         true => PerConnection::Included,
         false => PerConnection::LeftOut,
     };
-    let asked = ask(&options.control);
-    let (text, code) = match &asked {
-        Ok(json) => match serde_json::from_str::<Status>(json) {
-            Ok(status) => (metrics::of(&status, per_connection), ExitCode::SUCCESS),
-            Err(error) => return unreadable(&options.control, &error),
-        },
-        Err(failure) => (metrics::of_silence(), failed(&options.control, failure)),
-    };
+    let (text, code) = text_of(ask(&options.control), &options.control, per_connection);
     let Some(file) = &options.textfile else {
         return print_and_exit(&text, code);
     };
@@ -52,6 +46,21 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             eprintln!("smbdirectctl: {}: {error}", file.display());
             FAILED.into()
         }
+    }
+}
+
+/// Returns the metrics, and the exit status.
+fn text_of(
+    answer: Result<String, Failure>,
+    control: &Path,
+    per_connection: PerConnection,
+) -> (String, ExitCode) {
+    match answer {
+        Ok(json) => match read::<Status>(&json) {
+            Ok(status) => (metrics::of(&status, per_connection), ExitCode::SUCCESS),
+            Err(error) => (metrics::of_silence(), unreadable(control, &error)),
+        },
+        Err(failure) => (metrics::of_silence(), failed(control, &failure)),
     }
 }
 
@@ -86,7 +95,19 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use smbdirect::device;
+
     use super::*;
+
+    #[test]
+    fn an_answer_of_another_release_counts_as_none() {
+        let text = |answer| text_of(answer, Path::new("/nowhere"), PerConnection::LeftOut).0;
+        let silence = text(Err((device::Status::NoDevice, "no device".to_owned())));
+        assert_eq!(silence.lines().last(), Some("smbdirect_up 0"));
+        for json in ["{}", "no JSON"] {
+            assert_eq!(text(Ok(json.to_owned())), silence);
+        }
+    }
 
     #[test]
     fn replaces_a_file_as_a_whole_or_not_at_all() {

@@ -28,6 +28,8 @@ pub(crate) struct Device {
     pub(crate) version: String,
     pub(crate) interface: u32,
     pub(crate) uptime_seconds: f64,
+    /// When it was started, which tells it from one that was started later; `None` if it does not report that.
+    pub(crate) start_time_seconds: Option<f64>,
     pub(crate) stopping: bool,
     pub(crate) listen: Vec<String>,
     pub(crate) addresses: Vec<Address>,
@@ -91,6 +93,7 @@ pub(crate) struct Carried {
 #[serde(default)]
 pub(crate) struct Connection {
     pub(crate) peer: String,
+    pub(crate) local: Option<String>,
     pub(crate) fabric: String,
     pub(crate) worker: Option<u32>,
     pub(crate) pid: Option<i32>,
@@ -154,6 +157,10 @@ pub(crate) struct Client {
     pub(crate) withheld: u64,
     pub(crate) refused: u64,
     pub(crate) refusal: Option<String>,
+    /// Number of its SMB Direct sessions.
+    pub(crate) direct: u64,
+    /// When the last of them was made.
+    pub(crate) direct_at_seconds: Option<f64>,
 }
 
 impl Display for Device {

@@ -121,6 +121,21 @@ fn reads_the_json_of_a_device() {
 }
 
 #[test]
+fn names_the_process_that_listens() {
+    let path = fresh_path();
+    let listener = SeqListener::bind(&path).unwrap();
+    let device = thread::spawn(move || {
+        wait_readable(listener.as_fd(), Some(TIMEOUT)).unwrap();
+        let device = Device(listener.accept().unwrap());
+        device.report(2, 2, &[file(b"{}").as_fd()]);
+    });
+    let found = observe_process(&path, TIMEOUT);
+    device.join().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(found, Ok(("{}".to_owned(), Some(std::process::id()))));
+}
+
+#[test]
 fn tells_a_path_without_a_device() {
     let path = fresh_path();
     assert_eq!(observe(&path, TIMEOUT), Err(Status::NoDevice.into()));

@@ -3,15 +3,20 @@
 //! Judges the facts: each check says that all is well, or what is wrong and what to do.
 //!
 //! A check whose facts are missing says that it was skipped, or says nothing if an earlier finding is the reason.
+//!
+//! The file is long because it has nearly all checks; none needs the others.
+
+mod firewall;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
+use self::firewall::firewall;
+use super::super::printable;
 use super::super::status::{Address, Client, Connection, Device};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
-
-#[cfg(test)]
-mod tests;
 
 /// A limit that is used by this many percent or more deserves a warning.
 const NEARLY_ALL: u64 = 90;
@@ -25,7 +30,8 @@ impl Findings {
         self.0.push(Finding {
             check,
             result,
-            message,
+            // It may name a file of another user.
+            message: printable(&message),
             cure: cure.map(str::to_owned),
         });
     }
@@ -68,18 +74,25 @@ pub(super) fn server(facts: &Facts) -> Vec<Finding> {
 fn device(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "device";
     let control = &facts.control;
+    let name = match facts.is_kernel {
+        true => "the kernel's device",
+        false => "smbdirectd",
+    };
     let Some(device) = &facts.device else {
         let silence = facts.silence.as_ref();
         let reason = silence.map_or("", |silence| silence.reason.as_str());
-        let message = format!("smbdirectd does not answer on {control}: {reason}");
+        let message = format!("{name} does not answer on {control}: {reason}");
         if silence.is_some_and(|silence| !silence.is_absent) {
             let cure = match facts.is_root {
-                true => "see journalctl -u smbdirectd",
+                true => log(facts),
                 false => "run this as root",
             };
             return found.fail(CHECK, message, cure);
         }
         let cure = match facts.port_is_taken {
+            _ if facts.is_kernel => {
+                "modprobe smbdirectk; journalctl -k -g smbdirect says why it does not work"
+            }
             true => {
                 "another program has TCP port 5445 (ss -ltnp 'sport = :5445'): stop it, then \
                      systemctl start smbdirectd; if it still does not run, see journalctl -u smbdirectd"
@@ -92,21 +105,32 @@ fn device(facts: &Facts, found: &mut Findings) {
     };
     let (running, version) = (&device.version, &facts.version);
     if device.stopping {
-        let cure = "systemctl start smbdirectd";
-        found.fail(CHECK, "smbdirectd is being stopped", cure);
+        let cure = match facts.is_kernel {
+            true => "modprobe smbdirectk",
+            false => "systemctl start smbdirectd",
+        };
+        found.fail(CHECK, format!("{name} is being stopped"), cure);
     } else if running == version {
         let interface = device.interface;
         found.ok(
             CHECK,
-            format!("smbdirectd runs, version {running}, interface {interface}"),
+            format!("{name} runs, version {running}, interface {interface}"),
         );
     } else {
-        let message = format!("smbdirectd {running} is running, but {version} is installed");
-        found.warn(
-            CHECK,
-            message,
-            "systemctl restart smbdirectd, and then smbd",
-        );
+        let message = format!("{name} {running} is running, but {version} is installed");
+        let cure = match facts.is_kernel {
+            true => "stop smbd, modprobe -r smbdirectk, modprobe smbdirectk, and start smbd",
+            false => "systemctl restart smbdirectd, and then smbd",
+        };
+        found.warn(CHECK, message, cure);
+    }
+}
+
+/// Returns the command that shows the log of the device.
+const fn log(facts: &Facts) -> &'static str {
+    match facts.is_kernel {
+        true => "journalctl -k -g smbdirect",
+        false => "journalctl -u smbdirectd",
     }
 }
 
@@ -122,9 +146,17 @@ fn smbd(facts: &Facts, found: &mut Findings) {
             "install a Samba with this project's patches; an upgrade of the distribution's samba package replaces it",
         );
     }
-    let Some(device) = &facts.device else {
-        return;
-    };
+    if let Some(device) = &facts.device {
+        attached(device, facts, found);
+    }
+    if let Some(reason) = facts.unknown.get(CHECK) {
+        let message = format!("smbd was not examined: {reason} (--smbd names one that may be run)");
+        found.skip(CHECK, message);
+    }
+}
+
+fn attached(device: &Device, facts: &Facts, found: &mut Findings) {
+    const CHECK: &str = "smbd";
     match device.processes.iter().find(|it| it.role == "listener") {
         Some(listener) if listener.pid == 0 => {
             found.ok(CHECK, "smbd is attached, from a container")
@@ -136,6 +168,10 @@ fn smbd(facts: &Facts, found: &mut Findings) {
         None => {
             let cure = match &facts.smbd {
                 None => "install and start smbd; --smbd names it if it is not in the path",
+                Some(_) if facts.is_kernel => {
+                    "set smb direct = yes and smb direct device = /dev/smbdirect in smb.conf, then systemctl restart \
+                     smbd; the log of smbd says why it is not attached"
+                }
                 Some(_) => {
                     "set smb direct = yes in smb.conf, then systemctl restart smbd; the logs of smbd and smbdirectd \
                      (\"process refused\") say why it is not attached"
@@ -150,10 +186,11 @@ fn smbd(facts: &Facts, found: &mut Findings) {
 fn smb_conf(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "smb.conf";
     let Some(samba) = &facts.samba else {
-        return found.skip(
-            CHECK,
-            "smb.conf was not read: there is no smbd, or its testparm failed (--smbd, --smb-conf)",
-        );
+        let of_smbd = || facts.unknown.get("smbd");
+        let reason = facts.unknown.get(CHECK).or_else(of_smbd);
+        let reason = reason.map_or("there is no smbd, or its testparm failed", String::as_str);
+        let message = format!("smb.conf was not read: {reason} (--smbd, --smb-conf)");
+        return found.skip(CHECK, message);
     };
     let value = |name: &str| {
         samba
@@ -195,11 +232,11 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
             "\"smb direct device\" is {wanted}, but this device is at {}",
             facts.control
         );
-        found.warn(
-            CHECK,
-            message,
-            "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path",
-        );
+        let cure = match facts.is_kernel {
+            true => "set \"smb direct device\" in smb.conf to that path, or examine the other device (--control)",
+            false => "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path",
+        };
+        found.warn(CHECK, message, cure);
     }
     let signing = value("server signing");
     if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {
@@ -246,8 +283,15 @@ fn addresses(facts: &Facts, found: &mut Findings) {
         return found.fail(CHECK, "smbd does not allow any address", cure);
     }
     if device.addresses.is_empty() {
-        let cure = "check \"listen\" in smbdirectd.toml and the output of \"ip address\"; link-local addresses and \
-                    loopback are never announced";
+        let cure = match facts.is_kernel {
+            true => {
+                "rdma link shows which interfaces have an RDMA device; give one of them an address, and restart smbd"
+            }
+            false => {
+                "check \"listen\" in smbdirectd.toml and the output of \"ip address\"; link-local addresses and \
+                 loopback are never announced"
+            }
+        };
         return found.fail(CHECK, "no address is announced to clients", cure);
     }
     for address in &device.addresses {
@@ -315,7 +359,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
         format!("{at} ({name}) is announced to clients, and served {device}"),
     );
     let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
-    if fabric == "verbs" && has_no_speed {
+    if fabric == "verbs" && has_no_speed && !facts.is_kernel {
         let message = format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
         found.warn(
             CHECK,
@@ -328,6 +372,7 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
 /// Returns the cure if an RDMA device does not serve its addresses.
 fn use_device(facts: &Facts) -> String {
     match &facts.no_rdma {
+        _ if facts.is_kernel => format!("{} says why; restart smbd after a change", log(facts)),
         Some(reason) => format!("apt-get install librdmacm1 ibverbs-providers, and restart smbdirectd ({reason})"),
         None => "set fabric = \"auto\" or \"verbs\" in smbdirectd.toml, and restart smbdirectd: it looks for devices \
                  when it starts"
@@ -338,6 +383,13 @@ fn use_device(facts: &Facts) -> String {
 /// Checks the ports of RDMA devices, and whether the devices are used.
 fn rdma(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "rdma";
+    if facts.ports.is_empty() && facts.is_kernel {
+        return found.fail(
+            CHECK,
+            "no RDMA device: the kernel's device serves no address without one",
+            "use smbdirectd, or add an adapter, siw or rxe (docs/kernel.md)",
+        );
+    }
     if facts.ports.is_empty() {
         return found.ok(
             CHECK,
@@ -374,11 +426,13 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             found.ok(CHECK, format!("{name} is active"));
         } else if state.is_none_or(|it| it.addresses.is_empty()) {
             let message = format!("{name} is not used: its interface {interface} has no address");
-            found.warn(
-                CHECK,
-                message,
-                "add an address (ip address add; InfiniBand needs IPoIB), and restart smbdirectd",
-            );
+            let cure = match facts.is_kernel {
+                true => "add an address (ip address add; InfiniBand needs IPoIB), and restart smbd",
+                false => {
+                    "add an address (ip address add; InfiniBand needs IPoIB), and restart smbdirectd"
+                }
+            };
+            found.warn(CHECK, message, cure);
         } else {
             let message = format!(
                 "{name} is not used: it serves no address of {interface} that is announced to clients"
@@ -441,60 +495,6 @@ fn port(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Checks whether a firewall lets TCP port 5445 in.
-fn firewall(facts: &Facts, found: &mut Findings) {
-    const CHECK: &str = "firewall";
-    let firewall = &facts.firewall;
-    if let Some(rules) = firewall
-        .ufw
-        .as_ref()
-        .filter(|it| it.contains("Status: active"))
-    {
-        let refuses = ["Default: deny (incoming)", "Default: reject (incoming)"];
-        let is_open = rules.contains("5445") || rules.contains("SMB Direct");
-        return match refuses.iter().any(|it| rules.contains(it)) && !is_open {
-            true => found.warn(
-                CHECK,
-                "ufw does not let TCP port 5445 in",
-                "ufw allow \"SMB Direct\"",
-            ),
-            false => found.ok(CHECK, "ufw lets TCP port 5445 in"),
-        };
-    }
-    if let Some(rules) = &firewall.firewalld {
-        let is_open = rules.contains("5445/tcp")
-            || rules.split_whitespace().any(|word| word == "smbdirect")
-            || rules.contains("target: ACCEPT");
-        return match is_open {
-            true => found.ok(
-                CHECK,
-                "firewalld lets TCP port 5445 in, in its default zone",
-            ),
-            false => found.warn(
-                CHECK,
-                "firewalld does not let TCP port 5445 in, in its default zone",
-                "firewall-cmd --permanent --add-service=smbdirect && firewall-cmd --reload",
-            ),
-        };
-    }
-    match &firewall.nft {
-        Some(rules) if drops_input(rules) && !rules.contains("5445") => found.warn(
-            CHECK,
-            "nftables drops incoming packets by default, and has no rule for TCP port 5445",
-            "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
-        ),
-        Some(_) => found.ok(CHECK, "no nftables chain drops TCP port 5445 by default"),
-        None if facts.is_root => found.ok(CHECK, "there is no ufw, firewalld or nft on this machine"),
-        None => found.skip(CHECK, "only root can read the firewall's rules"),
-    }
-}
-
-/// Returns whether a chain for incoming packets has the policy to drop them.
-fn drops_input(rules: &str) -> bool {
-    let mut chains = rules.lines().filter(|line| line.contains("hook input"));
-    chains.any(|line| line.contains("policy drop"))
-}
-
 /// Checks whether a limit is nearly used up.
 fn limits(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "limits";
@@ -506,6 +506,11 @@ fn limits(facts: &Facts, found: &mut Findings) {
         .processes
         .iter()
         .filter(|it| it.role == "worker" && !it.invited);
+    // The kernel's module counts memory in MiB.
+    let memory = match facts.is_kernel {
+        true => ("memory_mb", totals.memory >> 20, limits.memory >> 20),
+        false => ("memory_limit", totals.memory, limits.memory),
+    };
     let used = [
         ("max_connections", totals.connections, limits.connections),
         (
@@ -514,12 +519,16 @@ fn limits(facts: &Facts, found: &mut Findings) {
             limits.unauthenticated,
         ),
         ("max_workers", workers.count() as u64, limits.workers),
-        ("memory_limit", totals.memory, limits.memory),
+        memory,
     ];
+    let place = match facts.is_kernel {
+        true => "among the parameters of the module smbdirectk (modinfo smbdirectk)",
+        false => "in smbdirectd.toml (docs/tuning.md)",
+    };
     let before = found.0.len();
     for (key, used, limit) in used {
         if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_ALL) {
-            let cure = format!("raise {key} in smbdirectd.toml (docs/tuning.md)");
+            let cure = format!("raise {key} {place}");
             found.warn(CHECK, format!("{used} of {key} = {limit} are used"), &cure);
         }
     }
@@ -542,18 +551,26 @@ fn limits(facts: &Facts, found: &mut Findings) {
 /// Reports the results of the doctor's own connections.
 fn end_to_end(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "end to end";
+    if let Some(reason) = facts.unknown.get(CHECK) {
+        found.skip(CHECK, format!("no connection was made: {reason}"));
+    }
     for probe in &facts.probes {
         let (address, fabric) = (probe.address, &probe.fabric);
         match &probe.result {
             Ok(time) => {
                 let time = time.as_secs_f64() * 1e3;
-                let message = format!("smbd answers over SMB Direct on {address} ({fabric}) within {time:.1} ms");
+                let message = format!(
+                    "smbd answers over SMB Direct on {address} ({fabric}) within {time:.1} ms"
+                );
                 found.ok(CHECK, message);
             }
             Err(reason) => found.fail(
                 CHECK,
                 format!("smbd does not answer over SMB Direct on {address} ({fabric}): {reason}"),
-                "see why connections ended: smbdirectctl status, journalctl -u smbdirectd, the log of smbd",
+                &format!(
+                    "see why connections ended: smbdirectctl status, {}, the log of smbd",
+                    log(facts)
+                ),
             ),
         }
     }
@@ -566,13 +583,13 @@ pub(super) fn client(facts: &Facts, client: IpAddr) -> Vec<Finding> {
         Some(device) => of_client(device, client, &mut found),
         None => found.skip(
             "client",
-            format!("nothing is known about {client} without smbdirectd"),
+            format!("nothing is known about {client} without the device"),
         ),
     }
     found.0
 }
 
-/// Maximum number of clients that are shown as using TCP only.
+/// Maximum number of clients that are shown without an SMB Direct connection.
 const CLIENTS: usize = 16;
 
 /// What to check on a client that has not connected.
@@ -650,41 +667,59 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         });
         let unknown = || {
             let why = "none of the last connections was from this client";
-            (why.to_owned(), ON_THE_CLIENT)
+            Some((why.to_owned(), ON_THE_CLIENT))
         };
-        let (why, cure) = noted.map_or_else(unknown, why_tcp);
-        let message = format!("{client} is not connected over SMB Direct: {why}");
-        found.warn(CHECK, message, cure);
+        match noted.map_or_else(unknown, why_tcp) {
+            Some((why, cure)) => {
+                let message = format!("{client} is not connected over SMB Direct: {why}");
+                found.warn(CHECK, message, cure);
+            }
+            None => {
+                let at = noted.and_then(|noted| noted.direct_at_seconds);
+                let ago =
+                    at.map(|at| format!(" {:.0} s ago", (device.uptime_seconds - at).max(0.0)));
+                let ago = ago.unwrap_or_default();
+                let message = format!(
+                    "{client} is not connected over SMB Direct now; it last logged in over SMB Direct{ago}"
+                );
+                found.ok(CHECK, message);
+            }
+        }
     }
 }
 
-/// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do.
-fn why_tcp(noted: &Client) -> (String, &'static str) {
+/// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do; `None`
+/// if it has used SMB Direct, and nothing that is known keeps it from doing so again.
+fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
     const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
         Linux: mount -t cifs -o rdma (the option cannot be added to an existing mount)";
     let dialect = noted.dialect.as_deref().unwrap_or("?");
+    if dialect.starts_with('2') {
+        let why = format!("it speaks SMB {dialect}, but SMB Direct needs SMB 3");
+        let cure = "use a client with SMB 3: Windows 8 or Server 2012, or newer";
+        return Some((why, cure));
+    }
+    // The next SMB Direct session clears this.
     if let Some(status) = &noted.refusal {
         let times = noted.refused;
         let why = format!(
             "smbd refused {times} times to bind a connection to its session, last with {status}"
         );
-        return (why, "the log of smbd, with log level = 3 smb2:5, says why");
+        let cure = "the log of smbd, with log level = 3 smb2:5, says why";
+        return Some((why, cure));
     }
-    if dialect.starts_with('2') {
-        let why = format!("it speaks SMB {dialect}, but SMB Direct needs SMB 3");
-        return (
-            why,
-            "use a client with SMB 3: Windows 8 or Server 2012, or newer",
-        );
+    if noted.direct > 0 {
+        return None;
     }
-    match noted.told {
+    Some(match noted.told {
         Some(0) => (
             "it asked for the server's interfaces, but none of them has RDMA".to_owned(),
             "see the lines above about the addresses that are announced to clients",
         ),
         Some(told) => (
             format!(
-                "it asked for the server's interfaces, got {told} addresses with RDMA, and connected to none of them"
+                "it asked for the server's interfaces, got {told} addresses with RDMA, but has not logged in over \
+                 SMB Direct"
             ),
             ON_THE_CLIENT,
         ),
@@ -699,29 +734,37 @@ fn why_tcp(noted: &Client) -> (String, &'static str) {
             MULTICHANNEL,
         ),
         None => ("it never asked for the server's interfaces".to_owned(), MULTICHANNEL),
-    }
+    })
 }
 
-/// Reports what smbd last said about clients that use TCP only.
+/// Reports why the last clients without an SMB Direct connection have none. smbd does not tell when a client has gone,
+/// so they need not be connected over TCP.
 fn clients(facts: &Facts, found: &mut Findings) {
     let Some(device) = &facts.device else {
         return;
     };
-    let is_connected = |address: &str| {
-        let same = |it: &Connection| ip_of(&it.peer).map(|ip| ip.to_canonical().to_string());
-        device
-            .connections
-            .iter()
-            .any(|it| same(it).as_deref() == Some(address))
+    let is_connected = |ip: IpAddr| {
+        let mut peers = device.connections.iter().map(|it| ip_of(&it.peer));
+        peers.any(|peer| peer.is_some_and(|peer| peer.to_canonical() == ip))
     };
-    let on_tcp = device
-        .clients
-        .iter()
-        .filter(|it| !is_connected(&it.address));
-    for client in on_tcp.take(CLIENTS) {
+    // smbd also tells about the doctor's own connections, and those of other programs on this machine.
+    let is_own = |ip: IpAddr| {
+        let of_interfaces = facts.interfaces.values().flat_map(|it| &it.addresses);
+        let announced = device.addresses.iter().filter_map(|it| ip_of(&it.address));
+        let mut own = of_interfaces.copied().chain(announced);
+        ip.is_loopback() || own.any(|own| own.to_canonical() == ip)
+    };
+    let without = device.clients.iter().filter_map(|client| {
+        let ip = client.address.parse::<IpAddr>().ok()?.to_canonical();
+        let (why, _) = why_tcp(client)?;
+        (!is_connected(ip) && !is_own(ip)).then_some((client, why))
+    });
+    for (client, why) in without.take(CLIENTS) {
         let ago = (device.uptime_seconds - client.at_seconds).max(0.0);
-        let (why, _) = why_tcp(client);
-        let message = format!("{}, {ago:.0} s ago: TCP only: {why}", client.address);
+        let message = format!(
+            "{}, {ago:.0} s ago: no SMB Direct connection: {why}",
+            client.address
+        );
         found.ok("clients", message);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Facts {
     /// Number of bytes that the device's process may lock; `None` if there is no limit, or it could not be read.
     pub(crate) locked_memory: Option<u64>,
     pub(crate) smbd: Option<Smbd>,
-    /// The parameters of `[global]` with their defaults, by name; `None` if testparm could not be run.
+    /// The parameters of `[global]` with their defaults, by name; `None` if testparm did not print them.
     pub(crate) samba: Option<BTreeMap<String, String>>,
     pub(crate) ports: Vec<Port>,
     /// Why the RDMA devices of this server cannot be used.
@@ -37,6 +37,10 @@ pub(crate) struct Facts {
     pub(crate) probes: Vec<Probe>,
     /// Whether this program runs as root: only root sees all of this.
     pub(crate) is_root: bool,
+    /// Whether the device is, or would be, the kernel's.
+    pub(crate) is_kernel: bool,
+    /// Why the facts for a check could not be gathered, by the name of the check.
+    pub(crate) unknown: BTreeMap<&'static str, String>,
 }
 
 /// Why a device does not report anything.

@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Gathers the facts for the doctor from the device, from /proc and /sys, and from testparm, smbd and the firewalls.
+//! Gathers the facts for the doctor from the device, from /proc and /sys, and from [programs](super::programs):
+//! testparm, smbd and those of firewalls.
 //!
 //! A fact that cannot be read is left out, and the check that needs it says so. Nothing is changed, and only the
 //! connections of [probe](super::probe) reach the network.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use smbdirect::broker::PORT;
-use smbdirect::device::{self, Status};
+use smbdirect::device::chardev::is_char_device;
+use smbdirect::device::{Status, uapi};
 use smbdirect::fabric::{FabricKind, verbs};
 
-use super::super::TIMEOUT;
 use super::super::status::Device;
+use super::super::{ask_process, read};
 use super::Options;
 use super::facts::{Facts, Firewall, Interface, Kind, Port, Probe, Silence, Smbd};
 use super::probe::probe;
+use super::programs;
 
 /// Maximum number of addresses to try; each may take some seconds.
 const MOST_PROBES: usize = 8;
@@ -45,37 +48,32 @@ pub(super) fn gather(options: &Options) -> Facts {
         control: options.control.display().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         is_root: rustix::process::geteuid().is_root(),
+        is_kernel: is_char_device(&options.control) || options.control == Path::new(uapi::PATH),
         ports: ports(root),
         interfaces: interfaces(root),
         port_is_taken: listens(root, PORT),
         has_ksmbd: root.join("sys/class/ksmbd-control").exists(),
-        firewall: firewall(),
         ..Facts::default()
     };
+    facts.firewall = firewall(&mut facts.unknown);
     if !facts.ports.is_empty() {
         facts.no_rdma = verbs::check().err().map(|error| error.to_string());
     }
     match ask(&options.control) {
-        Ok(device) => facts.device = Some(device),
+        Ok((device, process)) => {
+            facts.locked_memory = process.and_then(|pid| locked_memory(root, pid));
+            facts.device = Some(device);
+        }
         Err(silence) => facts.silence = Some(silence),
     }
-    facts.locked_memory =
-        process_named(root, "smbdirectd").and_then(|pid| locked_memory(root, pid));
-    let listener = facts.device.as_ref().and_then(listener);
-    let smbd = options.smbd.clone();
-    let smbd = smbd.or_else(|| fs::read_link(format!("/proc/{}/exe", listener?)).ok());
-    let smbd = smbd.or_else(|| find("smbd"));
-    if let Some(path) = smbd {
-        let config = options.smb_conf.clone();
-        let config = config.or_else(|| config_of(root, listener?));
-        facts.samba = parameters(&path, config.as_deref());
-        facts.smbd = program(&path);
-    }
+    samba(root, options, &mut facts);
     let before: Vec<_> = facts.ports.iter().map(|port| losses(root, port)).collect();
     // Without smbd no address would answer; another check reports that.
-    let has_smbd = |device: &Device| device.processes.iter().any(|it| it.role == "listener");
-    if facts.device.as_ref().is_some_and(has_smbd) {
-        facts.probes = probes(facts.device.as_ref());
+    if facts.device.as_ref().and_then(listener).is_some() {
+        match facts.no_rdma.clone().filter(|_| facts.is_kernel) {
+            Some(reason) => drop(facts.unknown.insert("end to end", reason)),
+            None => facts.probes = probes(facts.device.as_ref()),
+        }
     }
     if !facts.ports.is_empty() {
         std::thread::sleep(LOSS_TIME);
@@ -86,21 +84,53 @@ pub(super) fn gather(options: &Options) -> Facts {
     facts
 }
 
-fn ask(control: &Path) -> Result<Device, Silence> {
-    let json = device::observe(control, TIMEOUT).map_err(|error| Silence {
-        reason: error.to_string(),
-        is_absent: error.status == Status::NoDevice,
+/// Returns the device, and the process that serves it, if there is one, and it is visible from here.
+fn ask(control: &Path) -> Result<(Device, Option<u32>), Silence> {
+    let (json, process) = ask_process(control).map_err(|(status, reason)| Silence {
+        reason,
+        is_absent: status == Status::NoDevice,
     })?;
-    serde_json::from_str(&json).map_err(|error| Silence {
+    let device = read(&json).map_err(|error| Silence {
         reason: format!("cannot parse its status: {error}"),
         is_absent: false,
-    })
+    })?;
+    Ok((device, process))
 }
 
-/// Returns the process id of smbd's parent process, if this process can see it.
+/// Returns the process of smbd's parent, if one is attached; 0 if the device cannot see it.
 fn listener(device: &Device) -> Option<i32> {
-    let listener = device.processes.iter().find(|it| it.role == "listener")?;
-    (listener.pid > 0).then_some(listener.pid)
+    let mut processes = device.processes.iter();
+    processes.find(|it| it.role == "listener").map(|it| it.pid)
+}
+
+/// Examines smbd and smb.conf: those that the options name, or those of the smbd that is attached, or, if there is
+/// none, the first smbd in the path. If one is attached, another one would say nothing about this server.
+fn samba(root: &Path, options: &Options, facts: &mut Facts) {
+    let listener = facts.device.as_ref().and_then(listener);
+    let attached = listener.map(|pid| programs::attached(root, pid));
+    let absolute = |named: &Path| path::absolute(named).map(Some).map_err(|e| e.to_string());
+    let config = match (&options.smb_conf, listener, &attached) {
+        (Some(named), _, _) => absolute(named),
+        (None, Some(pid), Some(Ok(_))) => programs::config_of(root, pid),
+        _ => Ok(None),
+    };
+    let smbd = match (&options.smbd, attached) {
+        (Some(named), _) => absolute(named),
+        (None, Some(attached)) => attached.map(Some),
+        (None, None) => Ok(programs::find("smbd")),
+    };
+    match smbd.and_then(|path| path.map_or(Ok(None), examine)) {
+        Ok(Some((path, smbd))) => {
+            facts.smbd = Some(smbd);
+            let is_named = options.smbd.is_some();
+            match config.and_then(|config| parameters(&path, is_named, config.as_deref())) {
+                Ok(samba) => facts.samba = samba,
+                Err(reason) => drop(facts.unknown.insert("smb.conf", reason)),
+            }
+        }
+        Ok(None) => {}
+        Err(reason) => drop(facts.unknown.insert("smbd", reason)),
+    }
 }
 
 fn probes(device: Option<&Device>) -> Vec<Probe> {
@@ -120,65 +150,35 @@ fn probes(device: Option<&Device>) -> Vec<Probe> {
     addresses.collect()
 }
 
-/// Finds a program that administrators run.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/local/samba/sbin"].map(PathBuf::from);
-    let places = std::env::split_paths(&path).chain(usual);
-    let mut found = places.map(|place| place.join(name));
-    found.find(|path| path.is_file())
-}
-
-/// Returns what a program prints, if it succeeds.
-fn output(program: &Path, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    let output = command.stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then_some(text)
-}
-
-fn program(path: &Path) -> Option<Smbd> {
-    let version = output(path, &["--version"])?;
-    Some(Smbd {
-        path: path.display().to_string(),
-        // The text is "Version 4.22.11".
-        version: version.trim().replace("Version ", ""),
-        has_smb_direct: output(path, &["-b"])?.contains("WITH_SMBDIRECT"),
-    })
-}
-
-/// Returns the configuration file that a running smbd was given.
-fn config_of(root: &Path, pid: i32) -> Option<PathBuf> {
-    let line = fs::read(root.join(format!("proc/{pid}/cmdline"))).ok()?;
-    let line = String::from_utf8_lossy(&line).into_owned();
-    let mut words = line.split('\0');
-    while let Some(word) = words.next() {
-        if let Some(path) = word.strip_prefix("--configfile=") {
-            return Some(path.into());
-        }
-        if word == "-s" || word == "--configfile" {
-            return words.next().map(PathBuf::from);
-        }
-    }
-    None
+/// Asks an smbd what it is.
+fn examine(path: PathBuf) -> Result<Option<(PathBuf, Smbd)>, String> {
+    let version = programs::output(&path, &["--version"])?;
+    let built_with = programs::output(&path, &["-b"])?;
+    Ok(version.zip(built_with).map(|(version, built_with)| {
+        let smbd = Smbd {
+            path: path.display().to_string(),
+            // The text is "Version 4.22.11".
+            version: version.trim().replace("Version ", ""),
+            has_smb_direct: built_with.contains("WITH_SMBDIRECT"),
+        };
+        (path, smbd)
+    }))
 }
 
 /// Returns the parameters of `[global]`, from the testparm that belongs to this smbd.
-fn parameters(smbd: &Path, config: Option<&Path>) -> Option<BTreeMap<String, String>> {
-    let beside = smbd.parent().map(|directory| directory.join("testparm"));
-    let bin = smbd
-        .ancestors()
-        .nth(2)
-        .map(|prefix| prefix.join("bin/testparm"));
-    let mut places = [beside, bin].into_iter().flatten();
-    let testparm = places
-        .find(|path| path.is_file())
-        .or_else(|| find("testparm"))?;
-    let config = config.map(|path| path.display().to_string());
-    let arguments = ["--suppress-prompt", "--verbose"].into_iter();
-    let arguments: Vec<&str> = arguments.chain(config.as_deref()).collect();
-    output(&testparm, &arguments).map(|text| global(&text))
+fn parameters(
+    smbd: &Path,
+    is_named: bool,
+    config: Option<&Path>,
+) -> Result<Option<BTreeMap<String, String>>, String> {
+    let Some(testparm) = programs::testparm(smbd, is_named)? else {
+        return Ok(None);
+    };
+    let arguments = ["--suppress-prompt", "--verbose"].map(OsStr::new);
+    let arguments = arguments.into_iter().chain(config.map(Path::as_os_str));
+    let arguments: Vec<&OsStr> = arguments.collect();
+    let text = programs::output(&testparm, &arguments)?;
+    Ok(text.map(|text| global(&text)))
 }
 
 /// Returns the section `[global]` of testparm's output.
@@ -190,8 +190,14 @@ fn global(text: &str) -> BTreeMap<String, String> {
     pairs.map(own).collect()
 }
 
-fn firewall() -> Firewall {
-    let ask = |name: &str, arguments: &[&str]| output(&find(name)?, arguments);
+fn firewall(unknown: &mut BTreeMap<&'static str, String>) -> Firewall {
+    let mut ask = |name: &str, arguments: &[&str]| {
+        let output = programs::output(&programs::find(name)?, arguments);
+        output.unwrap_or_else(|reason| {
+            unknown.insert("firewall", reason);
+            None
+        })
+    };
     Firewall {
         ufw: ask("ufw", &["status", "verbose"]),
         firewalld: ask("firewall-cmd", &["--list-all"]),
@@ -328,13 +334,6 @@ fn listens(root: &Path, port: u16) -> bool {
             u16::from_str_radix(of, 16) == Ok(port) && state == Some(LISTEN)
         })
     })
-}
-
-/// Returns the first process with this name.
-fn process_named(root: &Path, name: &str) -> Option<u32> {
-    let pids = names(&root.join("proc")).into_iter();
-    let mut pids = pids.filter_map(|pid| pid.parse().ok());
-    pids.find(|pid: &u32| line(&root.join(format!("proc/{pid}/comm"))) == name)
 }
 
 /// Returns the number of bytes that a process may lock; `None` if there is no limit for it, or it cannot be read.

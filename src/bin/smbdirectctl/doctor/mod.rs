@@ -6,7 +6,10 @@
 mod checks;
 mod facts;
 mod gather;
+#[cfg(test)]
+mod machine;
 mod probe;
+mod programs;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,7 +36,7 @@ pub(crate) struct Options {
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
-    /// Path of the device's control socket
+    /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
     #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
     control: PathBuf,
     /// The program smbd [default: the one that is attached, or else the first in the path]

@@ -24,7 +24,7 @@ impl Device {
     /// the top, and adds the rates of each fabric. Does nothing if the device has been restarted between the two.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         let seconds = self.uptime_seconds - before.uptime_seconds;
-        if seconds <= 0.0 {
+        if self.start_time_seconds != before.start_time_seconds || seconds <= 0.0 {
             return self;
         }
         let fabrics = self.carried.iter().map(|(fabric, carried)| {
@@ -32,16 +32,16 @@ impl Device {
             (fabric.clone(), carried.rates(of_fabric, seconds))
         });
         self.rates = Some(fabrics.collect());
-        let known: HashMap<&str, &Connection> = before
+        let known: HashMap<Ends<'_>, &Connection> = before
             .connections
             .iter()
-            .map(|connection| (connection.peer.as_str(), connection))
+            .map(|connection| (connection.ends(), connection))
             .collect();
         for connection in &mut self.connections {
-            let known = known.get(connection.peer.as_str());
+            let known = known.get(&connection.ends()).copied();
             // If it is younger than before, it is a new connection with the address of one that has ended.
             let known = known.filter(|known| known.age_seconds <= connection.age_seconds);
-            connection.become_rates(known.copied(), seconds);
+            connection.become_rates(known, seconds);
         }
         self.connections
             .sort_by_key(|connection| std::cmp::Reverse(connection.all_bytes()));
@@ -65,7 +65,15 @@ impl Carried {
     }
 }
 
+/// What tells a connection from all others of its time: the client's address, this machine's, and the fabric.
+type Ends<'a> = (&'a str, Option<&'a str>, &'a str);
+
 impl Connection {
+    fn ends(&self) -> Ends<'_> {
+        let (peer, fabric) = (self.peer.as_str(), self.fabric.as_str());
+        (peer, self.local.as_deref(), fabric)
+    }
+
     /// Turns the bytes into bytes per second.
     fn become_rates(&mut self, before: Option<&Self>, seconds: f64) {
         let rate = |now: u64, before: Option<u64>| {
@@ -114,10 +122,10 @@ mod tests {
     fn device(uptime: f64, bytes: [u64; 2], age: f64) -> Device {
         let connection = |peer: &str, bytes: u64, age: f64| {
             serde_json::json!({"peer": peer, "state": "owned", "inline_bytes_in": 7, "rdma_write_bytes": bytes,
-                               "age_seconds": age})
+                               "age_seconds": age, "local": "10.0.9.1:5445", "fabric": "software"})
         };
         let json = serde_json::json!({
-            "uptime_seconds": uptime,
+            "uptime_seconds": uptime, "start_time_seconds": 1.0,
             "carried": {"software": {"inline_bytes_in": 14, "rdma_write_bytes": bytes[0] + bytes[1], "messages_in": 2,
                                      "rdma_writes": bytes[0]}},
             "connections": [connection("10.0.0.1:1", bytes[0], 100.0), connection("10.0.0.2:1", bytes[1], age)],
@@ -153,5 +161,28 @@ mod tests {
         let shown = device(1.0, [5, 6], 1.0).since(&device(10.0, [0, 0], 1.0));
         assert!(shown.rates.is_none());
         assert!(!shown.to_string().contains("per second"));
+        // It may already have been up for longer than the one before.
+        let mut later = device(20.0, [5, 6], 1.0);
+        later.start_time_seconds = Some(2.0);
+        assert!(later.since(&device(10.0, [0, 0], 1.0)).rates.is_none());
+    }
+
+    #[test]
+    fn connections_from_one_port_are_told_from_each_other() {
+        let changes: [fn(&mut Connection); 2] = [
+            |connection| connection.local = Some("10.0.9.2:5445".to_owned()),
+            |connection| connection.fabric = "verbs".to_owned(),
+        ];
+        for change in changes {
+            let of_one_port = |uptime, bytes| {
+                let mut device = device(uptime, bytes, 100.0);
+                device.connections[1].peer = "10.0.0.1:1".to_owned();
+                change(&mut device.connections[1]);
+                device
+            };
+            let shown = of_one_port(11.0, [1100, 5020]).since(&of_one_port(10.0, [1000, 5000]));
+            let rates = shown.connections.iter().map(|of| of.rdma_write_bytes);
+            assert_eq!(rates.collect::<Vec<_>>(), [100, 20]);
+        }
     }
 }

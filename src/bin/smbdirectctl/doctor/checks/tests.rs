@@ -210,6 +210,101 @@ fn the_daemon_does_not_answer_this_user() {
 }
 
 #[test]
+fn the_kernels_device_has_cures_of_its_own() {
+    let kernel = |facts: &mut Facts| {
+        facts.is_kernel = true;
+        facts.control = "/dev/smbdirect".to_owned();
+        set(facts, "smb direct device", "/dev/smbdirect");
+        // It serves only addresses of RDMA devices.
+        of_device(facts).addresses.remove(1);
+        facts.probes.remove(1);
+    };
+    let mut healthy = facts();
+    kernel(&mut healthy);
+    let found = server(&healthy);
+    assert!(found.iter().all(|it| it.result == Verdict::Ok), "{found:?}");
+    assert_eq!(
+        found[0].message,
+        "the kernel's device runs, version 0.1.0, interface 3"
+    );
+    let absent = |facts: &mut Facts| {
+        kernel(facts);
+        facts.device = None;
+        facts.silence = Some(Silence {
+            reason: "no device".to_owned(),
+            is_absent: true,
+        });
+    };
+    breaks(
+        absent,
+        Verdict::Fail,
+        "device",
+        "the kernel's device does not answer on /dev/smbdirect",
+        "modprobe smbdirectk",
+    );
+    let without_adapter = |facts: &mut Facts| {
+        kernel(facts);
+        facts.ports.clear();
+    };
+    breaks(
+        without_adapter,
+        Verdict::Fail,
+        "rdma",
+        "no RDMA device: the kernel's device serves no address",
+        "docs/kernel.md",
+    );
+    let full = |facts: &mut Facts| {
+        kernel(facts);
+        of_device(facts).totals.memory = 8 << 30;
+    };
+    breaks(
+        full,
+        Verdict::Warn,
+        "limits",
+        "8192 of memory_mb = 8192 are used",
+        "modinfo smbdirectk",
+    );
+    let unreachable = |facts: &mut Facts| {
+        kernel(facts);
+        facts.probes[0].result = Err("connection refused".to_owned());
+    };
+    breaks(
+        unreachable,
+        Verdict::Fail,
+        "end to end",
+        "connection refused",
+        "journalctl -k -g smbdirect",
+    );
+    let mut unreached = facts();
+    kernel(&mut unreached);
+    let reason = "cannot load rdma-core".to_owned();
+    unreached.unknown.insert("end to end", reason);
+    let found = complaints(&unreached);
+    assert_eq!(
+        (found.len(), found[0].check, found[0].result),
+        (1, "end to end", Verdict::Skipped)
+    );
+}
+
+#[test]
+fn says_why_smbd_was_not_examined() {
+    let mut facts = facts();
+    (facts.smbd, facts.samba) = (None, None);
+    let reason = "other users can change /home/x/\u{1b}[2J\nsmbd";
+    facts.unknown.insert("smbd", reason.to_owned());
+    let found = complaints(&facts);
+    let [smbd, smb_conf] = &found[..] else {
+        panic!("two complaints, not {found:#?}");
+    };
+    assert_eq!((smbd.check, smbd.result), ("smbd", Verdict::Skipped));
+    // Another user chose the path, and does not control the terminal with it.
+    let path = "/home/x/?[2J?smbd";
+    assert!(smbd.message.contains(path), "{smbd:?}");
+    assert_eq!(smb_conf.check, "smb.conf");
+    assert!(smb_conf.message.contains(path), "{smb_conf:?}");
+}
+
+#[test]
 fn versions_do_not_match_or_the_daemon_stops() {
     breaks(
         |facts| of_device(facts).version = "0.0.9".to_owned(),
@@ -791,12 +886,34 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         ),
         (
             serde_json::json!({"asked": 3, "told": 2}),
-            "got 2 addresses with RDMA, and connected to none",
+            "got 2 addresses with RDMA, but has not logged in over SMB Direct",
             "Get-SmbClientNetworkInterface",
         ),
         (
             serde_json::json!({"told": 2, "refused": 3, "refusal": "0xc0000203"}),
             "refused 3 times to bind a connection to its session, last with 0xc0000203",
+            "log of smbd",
+        ),
+        // What smbd said last counts: first it announced addresses, or first it did not.
+        (
+            serde_json::json!({"asked": 1, "told": null, "withheld": 10}),
+            "does not support RDMA transforms",
+            "Windows 11",
+        ),
+        (
+            serde_json::json!({"asked": 2, "told": 2, "withheld": 1}),
+            "got 2 addresses with RDMA",
+            "Get-SmbClientNetworkInterface",
+        ),
+        (
+            serde_json::json!({"dialect": "2.1", "refused": 1, "refusal": "0xc000006d"}),
+            "speaks SMB 2.1",
+            "Server 2012",
+        ),
+        // It has used SMB Direct, but no longer can.
+        (
+            serde_json::json!({"direct": 5, "refused": 1, "refusal": "0xc000006d"}),
+            "refused 1 times",
             "log of smbd",
         ),
     ] {
@@ -818,13 +935,38 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         assert!(
             finding
                 .message
-                .starts_with("10.0.0.99, 10 s ago: TCP only: "),
+                .starts_with("10.0.0.99, 10 s ago: no SMB Direct connection: "),
             "{finding:?}"
         );
         assert!(finding.message.contains(why), "{finding:?}");
     }
-    // A client that is connected does not use TCP only.
-    let client = &mut of_device(&mut facts).clients[0];
-    client.address = "10.0.0.24".to_owned();
+    let says_nothing = |facts: &Facts| server(facts).iter().all(|it| it.check != "clients");
+    // It has an SMB Direct connection.
+    of_device(&mut facts).clients[0].address = "10.0.0.24".to_owned();
+    assert!(says_nothing(&facts));
+    // These are the doctor itself, and other programs of this machine.
+    for own in ["127.0.0.1", "::1", "10.0.1.1", "10.0.9.1"] {
+        of_device(&mut facts).clients[0].address = own.to_owned();
+        of_device(&mut facts).addresses[0].address = "10.0.9.1:5445".to_owned();
+        assert!(says_nothing(&facts), "{own}");
+    }
+}
+
+#[test]
+fn a_client_that_has_used_smb_direct_does_not_stay_with_tcp() {
+    let mut facts = facts();
+    let noted = serde_json::json!({
+        "address": "10.0.0.99", "at_seconds": 990.0, "dialect": "3.1.1", "multichannel": true, "asked": 1, "told": 2,
+        "direct": 1, "direct_at_seconds": 940.0,
+    });
+    of_device(&mut facts).clients = vec![serde_json::from_value(noted).expect("a client")];
     assert!(server(&facts).iter().all(|it| it.check != "clients"));
+    let finding = about(&facts, "10.0.0.99");
+    assert_eq!(finding.result, Verdict::Ok);
+    assert!(
+        finding
+            .message
+            .ends_with("it last logged in over SMB Direct 60 s ago"),
+        "{finding:?}"
+    );
 }

@@ -1,31 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
+use super::super::machine::{Machine, alone};
 use super::*;
-
-/// Files of an imaginary machine.
-struct Machine(PathBuf);
-
-impl Machine {
-    fn new(name: &str) -> Self {
-        let name = format!("smbdirectctl-doctor-{name}-{}", std::process::id());
-        let root = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir(&root).expect("a directory");
-        Self(root)
-    }
-
-    fn file(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
-        fs::write(path, text).expect("a file");
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn reads_ports_of_rdma_devices() {
@@ -123,8 +99,6 @@ fn finds_a_listening_port() {
 #[test]
 fn reads_limits_of_a_process() {
     let machine = Machine::new("limits");
-    machine.file("proc/77/comm", "smbdirectd\n");
-    machine.file("proc/78/comm", "smbd\n");
     machine.file(
         "proc/77/status",
         "Name:\tsmbdirectd\nCapEff:\t0000000000000400\n",
@@ -133,8 +107,6 @@ fn reads_limits_of_a_process() {
         "proc/77/limits",
         "Max open files  1024  2048  files\nMax locked memory   8388608   8388608   bytes\n",
     );
-    assert_eq!(process_named(&machine.0, "smbdirectd"), Some(77));
-    assert_eq!(process_named(&machine.0, "nobody"), None);
     assert_eq!(locked_memory(&machine.0, 77), Some(8 << 20));
     machine.file(
         "proc/77/limits",
@@ -151,25 +123,6 @@ fn reads_limits_of_a_process() {
 }
 
 #[test]
-fn finds_the_configuration_of_a_running_smbd() {
-    let machine = Machine::new("cmdline");
-    for (line, expected) in [
-        ("smbd\0-F\0-s\0/a/smb.conf\0", Some("/a/smb.conf")),
-        ("smbd\0--configfile=/b/smb.conf\0", Some("/b/smb.conf")),
-        ("smbd\0--configfile\0/c/smb.conf\0-F\0", Some("/c/smb.conf")),
-        ("smbd\0-F\0", None),
-    ] {
-        machine.file("proc/9/cmdline", line);
-        assert_eq!(
-            config_of(&machine.0, 9).as_deref(),
-            expected.map(Path::new),
-            "{line:?}"
-        );
-    }
-    assert_eq!(config_of(&machine.0, 10), None);
-}
-
-#[test]
 fn reads_the_global_section_of_testparm() {
     let text = "# Global parameters\n[global]\n\tsmb direct = Yes\n\tinterfaces = \n\tcomment = a = b\n\n\n[share]\n\tpath = /x\n";
     let found = global(text);
@@ -177,4 +130,123 @@ fn reads_the_global_section_of_testparm() {
     assert_eq!(found["interfaces"], "");
     assert_eq!(found["comment"], "a = b");
     assert!(!found.contains_key("path"));
+}
+
+/// A machine with an smbd and its testparm, which leave a mark when they run.
+struct Samba {
+    machine: Machine,
+    smbd: PathBuf,
+    options: Options,
+}
+
+impl Samba {
+    fn new(name: &str) -> Self {
+        let machine = Machine::new(name);
+        let mark = machine.0.join("mark");
+        let mark = mark.display();
+        let script = format!("echo smbd >>{mark}; echo Version 4.22.11; echo WITH_SMBDIRECT");
+        let smbd = machine.program("sbin/smbd", &script);
+        let script = format!("echo testparm $* >>{mark}; echo '[global]'; echo 'smb direct = Yes'");
+        machine.program("bin/testparm", &script);
+        let config = machine.file("etc/smb.conf", "");
+        let line = format!("smbd\0-s\0{}\0", config.display());
+        machine.file("proc/77/cmdline", &line);
+        machine.process(77, &smbd);
+        let options = Options {
+            client: None,
+            json: false,
+            control: PathBuf::new(),
+            smbd: None,
+            smb_conf: None,
+        };
+        Self {
+            machine,
+            smbd,
+            options,
+        }
+    }
+
+    /// Examines it while the device says that this process is its listener.
+    fn with_listener(&self, pid: i32) -> Facts {
+        let listener = serde_json::json!({"processes": [{"role": "listener", "pid": pid}]});
+        let mut facts = Facts {
+            device: Some(serde_json::from_value(listener).expect("a device")),
+            ..Facts::default()
+        };
+        let _ = fs::remove_file(self.machine.0.join("mark"));
+        samba(&self.machine.0, &self.options, &mut facts);
+        facts
+    }
+
+    /// Returns what has run.
+    fn ran(&self) -> String {
+        fs::read_to_string(self.machine.0.join("mark")).unwrap_or_default()
+    }
+}
+
+#[test]
+fn examines_the_smbd_that_is_attached() {
+    let _alone = alone();
+    let samba = Samba::new("samba");
+    let facts = samba.with_listener(77);
+    let smbd = facts.smbd.expect("an smbd");
+    assert!(
+        smbd.version.starts_with("4.22.11") && smbd.has_smb_direct,
+        "{smbd:?}"
+    );
+    assert_eq!(facts.samba.expect("parameters")["smb direct"], "Yes");
+    assert!(facts.unknown.is_empty(), "{:?}", facts.unknown);
+    assert!(
+        samba.ran().trim_end().ends_with("/etc/smb.conf"),
+        "{}",
+        samba.ran()
+    );
+}
+
+/// The device may run as another user, and name any process.
+#[test]
+fn runs_nothing_that_another_user_could_have_put_there() {
+    let _alone = alone();
+    let samba = Samba::new("hostile");
+    let machine = &samba.machine;
+    for (changed, mode) in [("sbin/smbd", 0o777), ("sbin", 0o777), ("", 0o777)] {
+        machine.mode(changed, mode);
+        let facts = samba.with_listener(77);
+        machine.mode(changed, 0o755);
+        assert!(facts.smbd.is_none() && facts.samba.is_none(), "{facts:?}");
+        let said = &facts.unknown["smbd"];
+        assert!(said.contains("other users can change"), "{said}");
+        assert_eq!(samba.ran(), "", "{changed}");
+    }
+    // It does not examine another smbd instead, such as the first in the path.
+    let facts = samba.with_listener(0);
+    assert!(facts.smbd.is_none(), "{facts:?}");
+    assert!(facts.unknown["smbd"].contains("container"), "{facts:?}");
+    // With a safe smbd, the same holds for its testparm and its configuration.
+    for changed in ["bin/testparm", "bin", "etc/smb.conf", "etc"] {
+        machine.mode(changed, 0o777);
+        let facts = samba.with_listener(77);
+        machine.mode(changed, 0o755);
+        assert!(facts.smbd.is_some() && facts.samba.is_none(), "{facts:?}");
+        let said = &facts.unknown["smb.conf"];
+        assert!(said.contains("other users can change"), "{said}");
+        assert!(!samba.ran().contains("testparm"), "{changed}");
+    }
+}
+
+#[test]
+fn runs_what_the_command_line_names() {
+    let _alone = alone();
+    let mut samba = Samba::new("named");
+    samba.machine.mode("sbin/smbd", 0o775);
+    samba.machine.mode("bin", 0o775);
+    samba.machine.mode("etc", 0o775);
+    samba.options.smbd = Some(samba.smbd.clone());
+    samba.options.smb_conf = Some(samba.machine.0.join("etc/smb.conf"));
+    let facts = samba.with_listener(0);
+    assert!(facts.smbd.is_some() && facts.samba.is_some(), "{facts:?}");
+    samba.options.smbd = Some("/nowhere/smbd".into());
+    let facts = samba.with_listener(77);
+    let said = &facts.unknown["smbd"];
+    assert!(said.starts_with("/nowhere/smbd: No such file"), "{said}");
 }

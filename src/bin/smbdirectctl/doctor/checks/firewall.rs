@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+
+//! Checks whether a firewall lets TCP port 5445 in.
+//!
+//! The rules are read line by line, as the firewall's program prints them. A rule counts if one of its ports is that
+//! port, or a list or a range that has it. Where a packet comes from does not count: whoever opens a port for a part of
+//! the network knows why.
+
+use smbdirect::broker::PORT;
+
+use super::super::facts::Facts;
+use super::Findings;
+
+const CHECK: &str = "firewall";
+
+pub(super) fn firewall(facts: &Facts, found: &mut Findings) {
+    let firewall = &facts.firewall;
+    if let Some(rules) = firewall
+        .ufw
+        .as_ref()
+        .filter(|it| it.contains("Status: active"))
+    {
+        return match ufw_lets_in(rules) {
+            true => found.ok(CHECK, "ufw lets TCP port 5445 in"),
+            false => found.warn(
+                CHECK,
+                "ufw does not let TCP port 5445 in",
+                "ufw allow \"SMB Direct\"",
+            ),
+        };
+    }
+    if let Some(rules) = &firewall.firewalld {
+        return match firewalld_lets_in(rules) {
+            true => found.ok(
+                CHECK,
+                "firewalld lets TCP port 5445 in, in its default zone",
+            ),
+            false => found.warn(
+                CHECK,
+                "firewalld does not let TCP port 5445 in, in its default zone",
+                "firewall-cmd --permanent --add-service=smbdirect && firewall-cmd --reload",
+            ),
+        };
+    }
+    match (&firewall.nft, facts.unknown.get(CHECK)) {
+        (Some(rules), _) => nftables(rules, found),
+        (None, Some(reason)) => found.skip(CHECK, format!("the rules were not read: {reason}")),
+        (None, None) if facts.is_root => {
+            found.ok(CHECK, "there is no ufw, firewalld or nft on this machine")
+        }
+        (None, None) => found.skip(CHECK, "only root can read the firewall's rules"),
+    }
+}
+
+/// Returns whether a word names TCP port 5445, alone or in a list or a range, such as `5445/tcp` or `445,5000-6000`.
+fn names_port(word: &str) -> bool {
+    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    let has_port = |range: &str| {
+        let (first, last) = range.split_once(['-', ':']).unwrap_or((range, range));
+        let [first, last] = [first, last].map(|port| port.parse::<u16>().ok());
+        first.is_some_and(|first| first <= PORT) && last.is_some_and(|last| PORT <= last)
+    };
+    protocol == "tcp" && ports.split(',').any(has_port)
+}
+
+/// Judges the output of `ufw status verbose`, in which a rule is a line such as `5445/tcp  ALLOW IN  Anywhere`.
+fn ufw_lets_in(rules: &str) -> bool {
+    let does = |action: &str| {
+        let mut ports = rules.lines().filter_map(|rule| rule.split_once(action));
+        ports.any(|(to, _)| to.contains("SMB Direct") || to.split_whitespace().any(names_port))
+    };
+    let is_closed = |rule: &str| rules.contains(rule);
+    let refuses = does(" DENY IN")
+        || does(" REJECT IN")
+        || is_closed("Default: deny (incoming)")
+        || is_closed("Default: reject (incoming)");
+    does(" ALLOW IN") || does(" LIMIT IN") || !refuses
+}
+
+/// Judges the output of `firewall-cmd --list-all`, in which each line has a name, a colon and words.
+fn firewalld_lets_in(rules: &str) -> bool {
+    let has = |name: &str, is_it: fn(&str) -> bool| {
+        let mut lines = rules.lines().map(str::trim);
+        let words = lines.find_map(|line| line.strip_prefix(name));
+        words.is_some_and(|words| words.split_whitespace().any(is_it))
+    };
+    has("ports:", names_port)
+        || has("services:", |word| word == "smbdirect")
+        || has("target:", |word| word == "ACCEPT")
+}
+
+/// Judges the output of `nft list ruleset`.
+fn nftables(rules: &str, found: &mut Findings) {
+    let does = |verdicts: &[&str]| {
+        let mut of_port = rules.lines().filter(|rule| nft_names_port(rule, rules));
+        of_port.any(|rule| words(rule).any(|word| verdicts.contains(&word)))
+    };
+    if does(&["accept"]) {
+        found.ok(CHECK, "nftables accepts TCP port 5445");
+    } else if does(&["drop", "reject"]) {
+        found.warn(
+            CHECK,
+            "a rule of nftables refuses TCP port 5445",
+            "nft list ruleset shows it",
+        );
+    } else if drops_input(rules) {
+        found.warn(
+            CHECK,
+            "nftables drops incoming packets by default, and has no rule that accepts TCP port 5445",
+            "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
+        );
+    } else {
+        found.ok(CHECK, "no default of nftables refuses TCP port 5445");
+    }
+}
+
+fn words(rule: &str) -> impl Iterator<Item = &str> {
+    let words = rule.split([' ', '\t', ',', ';', '{', '}']);
+    words.filter(|word| !word.is_empty())
+}
+
+/// Returns whether a rule is about the port, such as `tcp dport 5445 accept` or `tcp dport { 445, 5445 } accept`.
+fn nft_names_port(rule: &str, rules: &str) -> bool {
+    let Some((before, ports)) = rule.split_once("dport ") else {
+        return false;
+    };
+    let before = before.trim_end();
+    if !before.ends_with("tcp") && !before.ends_with("th") {
+        return false;
+    }
+    // The elements of a named set are elsewhere in the rules, and those of a map are mixed with verdicts.
+    if ports.starts_with('@') || ports.starts_with("vmap") {
+        return words(rules).any(names_port);
+    }
+    let is_port = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
+    words(ports).take_while(is_port).any(names_port)
+}
+
+/// Returns whether a chain for incoming packets has the policy to drop them.
+fn drops_input(rules: &str) -> bool {
+    let mut chains = rules.lines().filter(|line| line.contains("hook input"));
+    chains.any(|line| line.contains("policy drop"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn ports_are_whole_words_and_ranges() {
+        for word in [
+            "5445",
+            "5445/tcp",
+            "445,5445/tcp",
+            "5000-6000/tcp",
+            "22,5000:6000",
+        ] {
+            assert!(names_port(word), "{word}");
+        }
+        for word in [
+            "15445",
+            "54450/tcp",
+            "5445/udp",
+            "6000-7000",
+            "445",
+            "10.0.0.0/8",
+            "tcp",
+            "",
+        ] {
+            assert!(!names_port(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn ufw_is_open_if_a_rule_allows_the_port() {
+        let closed = "Status: active\nDefault: deny (incoming), allow (outgoing)\n";
+        let open = "Status: active\nDefault: allow (incoming), allow (outgoing)\n";
+        for (rules, is_open) in [
+            ("5445/tcp                   ALLOW IN    Anywhere", true),
+            ("5445/tcp (SMB Direct)      ALLOW IN    10.0.0.0/8", true),
+            ("445,5445/tcp               LIMIT IN    Anywhere", true),
+            ("15445                      ALLOW IN    Anywhere", false),
+            ("5445/tcp                   DENY IN     Anywhere", false),
+            ("5445/udp                   ALLOW IN    Anywhere", false),
+            ("5445/tcp                   ALLOW OUT   Anywhere", false),
+            (
+                "22/tcp                     ALLOW IN    Anywhere # 5445",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                ufw_lets_in(&format!("{closed}{rules}\n")),
+                is_open,
+                "{rules}"
+            );
+        }
+        assert!(ufw_lets_in(open));
+        assert!(!ufw_lets_in(&format!(
+            "{open}5445/tcp  DENY IN  Anywhere\n"
+        )));
+    }
+
+    #[test]
+    fn firewalld_is_open_if_its_zone_has_the_port() {
+        for (rules, is_open) in [
+            ("  services: ssh smbdirect\n  ports: \n", true),
+            ("  services: ssh\n  ports: 445/tcp 5445/tcp\n", true),
+            ("  target: ACCEPT\n", true),
+            ("  services: ssh\n  ports: 15445/tcp\n", false),
+            ("  ports: \n  source-ports: 5445/tcp\n", false),
+        ] {
+            assert_eq!(firewalld_lets_in(rules), is_open, "{rules}");
+        }
+    }
+
+    #[test]
+    fn rules_that_were_not_read_are_not_judged() {
+        let mut facts = Facts {
+            is_root: true,
+            ..Facts::default()
+        };
+        let judge = |facts: &Facts| {
+            let mut found = Findings::default();
+            firewall(facts, &mut found);
+            found.0.remove(0)
+        };
+        assert_eq!(judge(&facts).result, Verdict::Ok);
+        let reason = "/usr/sbin/nft did not end within 10s".to_owned();
+        facts.unknown.insert(CHECK, reason);
+        let finding = judge(&facts);
+        assert_eq!(finding.result, Verdict::Skipped);
+        assert!(finding.message.contains("nft did not end"), "{finding:?}");
+    }
+
+    #[test]
+    fn nftables_is_open_if_a_rule_accepts_the_port() {
+        let judge = |policy: &str, rule: &str| {
+            let mut found = Findings::default();
+            let hook = format!("type filter hook input priority 0; policy {policy};");
+            nftables(&format!("\t\t{hook}\n\t\t{rule}\n"), &mut found);
+            found.0.remove(0).cure.is_none()
+        };
+        for rule in [
+            "tcp dport 5445 accept",
+            "tcp dport { 22, 445, 5445 } accept",
+            "ip saddr 10.0.0.0/8 tcp dport 5000-6000 counter packets 1 bytes 2 accept",
+            "meta l4proto { tcp, udp } th dport 5445 accept",
+            "tcp dport vmap { 22 : accept, 5445 : accept }",
+            "tcp dport @smb accept\n elements = { 445, 5445 }",
+        ] {
+            assert!(judge("drop", rule), "{rule}");
+        }
+        for rule in [
+            "",
+            "tcp dport 5445 drop",
+            "tcp dport 15445 accept",
+            "udp dport 5445 accept",
+            "tcp dport 22 counter packets 5445 bytes 1 accept",
+            "tcp dport != 5445 accept",
+        ] {
+            assert!(!judge("drop", rule), "{rule}");
+        }
+        assert!(judge("accept", ""));
+        assert!(!judge("accept", "tcp dport 5445 reject with tcp reset"));
+    }
+}
