@@ -233,8 +233,12 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
             facts.control
         );
         let cure = match facts.is_kernel {
-            true => "set \"smb direct device\" in smb.conf to that path, or examine the other device (--control)",
-            false => "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path",
+            true => {
+                "set \"smb direct device\" in smb.conf to that path, or examine the other device (--control)"
+            }
+            false => {
+                "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path"
+            }
         };
         found.warn(CHECK, message, cure);
     }
