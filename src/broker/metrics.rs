@@ -118,7 +118,7 @@ fn limits(text: &mut Text, status: &Status) {
         ),
         (
             "undispatched",
-            totals.undispatched as u64,
+            totals.dispatching as u64,
             limits.undispatched as u64,
         ),
         ("workers", workers.count() as u64, limits.workers as u64),

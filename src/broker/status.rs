@@ -125,6 +125,10 @@ pub struct Totals {
     pub connections: usize,
     /// Number of connections that have negotiated and have no owner.
     pub undispatched: usize,
+    /// Number of connections that are offered to the listener and have no owner yet, which is what
+    /// [`Limits::undispatched`] limits.
+    #[serde(default)]
+    pub dispatching: usize,
     /// Number of connections that have negotiated and have no session.
     pub unauthenticated: usize,
     /// Number of tokens that may be claimed.

@@ -427,6 +427,12 @@ impl<P: Peer> Registry<P> {
         self.undispatched
     }
 
+    /// Returns the number of connections that are offered to the listener and have no owner yet.
+    #[must_use]
+    pub fn dispatching(&self) -> usize {
+        self.admission.offered()
+    }
+
     /// Returns the number of connections that have negotiated and have no session.
     #[must_use]
     pub fn unauthenticated(&self) -> usize {

@@ -68,7 +68,7 @@ pub(crate) struct Limits {
 #[serde(default)]
 pub(crate) struct Totals {
     pub(crate) connections: u64,
-    pub(crate) undispatched: u64,
+    pub(crate) dispatching: u64,
     pub(crate) unauthenticated: u64,
     pub(crate) memory: u64,
 }
@@ -211,12 +211,12 @@ impl Device {
         }
         writeln!(
             f,
-            "Connections  {} of {}, {} of {} not logged in, {} of {} without an owner",
+            "Connections  {} of {}, {} of {} not logged in, {} of {} offered to smbd",
             totals.connections,
             limits.connections,
             totals.unauthenticated,
             limits.unauthenticated,
-            totals.undispatched,
+            totals.dispatching,
             limits.undispatched
         )?;
         self.workers(f)?;

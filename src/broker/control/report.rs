@@ -127,6 +127,7 @@ impl Control {
         let mut totals = Totals {
             connections: registry.connections(),
             undispatched: registry.undispatched(),
+            dispatching: registry.dispatching(),
             unauthenticated: registry.unauthenticated(),
             offered: registry.tokens(),
             clients: registry.clients(),
