@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
+use crate::device::abi::protection;
 use crate::engine::registry::{self, Close};
 use crate::engine::shard::{ConnReport, QueueReport};
 use crate::fabric::FabricKind;
@@ -251,8 +252,9 @@ pub struct ConnectionStatus {
     pub starved: usize,
     /// Whether its worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
-    /// How file data is protected, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
-    /// `encrypted in messages`. Data that is not in messages may go by RDMA.
+    /// How file data is protected in the session of the last login, if smbd has said so: `plain`, `signed`,
+    /// `encrypted`, `signed in messages` or `encrypted in messages`. Data that is not in messages may go by RDMA. smbd
+    /// does not say what single shares encrypt besides.
     #[serde(default)]
     pub protection: Option<String>,
     /// Time since the connection was accepted.
@@ -291,9 +293,21 @@ impl ConnectionStatus {
             outstanding: conn.outstanding,
             starved: status.starved,
             authenticated: conn.authenticated,
-            protection: None,
+            protection: conn.protection.and_then(protection_name).map(str::to_owned),
             age_seconds: now.saturating_since(conn.since).as_secs_f64(),
         }
+    }
+}
+
+/// Returns the name of one of `protection::*`; `None` if it is not known here.
+const fn protection_name(value: u32) -> Option<&'static str> {
+    match value {
+        protection::PLAIN => Some("plain"),
+        protection::SIGNED => Some("signed"),
+        protection::ENCRYPTED => Some("encrypted"),
+        protection::SIGNED_IN_MESSAGES => Some("signed in messages"),
+        protection::ENCRYPTED_IN_MESSAGES => Some("encrypted in messages"),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use smbdirect::broker::events::{Events, What};
-use smbdirect::device::abi::{self, kind, role};
+use smbdirect::device::abi::{self, kind, note, protection, role};
 use smbdirect::device::{Status, observe, observe_events, status_path};
 use zerocopy::IntoBytes;
 
@@ -123,6 +123,27 @@ fn tells_at_both_sockets_what_has_happened_since_then() {
     }
     let json = observe_events(scene.path(), 1, PATIENCE).unwrap();
     assert!(json.contains("\"refused\""), "{json}");
+}
+
+#[test]
+fn tells_what_smbd_says_about_the_session_of_a_connection() {
+    let scene = Scene::new();
+    let listener = Raw::attach(scene.path(), role::LISTENER);
+    let (_worker, _, _client) = scene.pair(1);
+    let peer = scene.status().connections[0].peer;
+    let said = |value| {
+        let before = scene.status().connections[0].protection.clone();
+        listener.note(peer, note::SESSION, value);
+        let status = scene.until("it is noted", |status| {
+            status.connections[0].protection != before
+        });
+        status.connections[0].protection.clone()
+    };
+    let words = said(protection::SIGNED_IN_MESSAGES);
+    assert_eq!(words.as_deref(), Some("signed in messages"));
+    assert_eq!(said(protection::PLAIN).as_deref(), Some("plain"));
+    // This device does not know what a later smbd says.
+    assert_eq!(said(99), None);
 }
 
 #[test]

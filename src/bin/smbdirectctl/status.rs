@@ -303,13 +303,13 @@ impl Device {
         match self.rates {
             None => writeln!(
                 f,
-                "\nConnections (state: * not logged in, S signed, E encrypted, m data goes in messages;\n\
+                "\nConnections (state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages;\n\
                  credits: to send/granted; in, out: messages; read, written: RDMA)"
             )?,
             Some(_) => writeln!(
                 f,
-                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, m data goes in\n\
-                 messages; in, out: messages; read, written: RDMA; all in bytes per second)"
+                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, ? unknown, m data\n\
+                 goes in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
             )?,
         }
         writeln!(
@@ -362,7 +362,7 @@ impl Device {
 
 impl Connection {
     /// Its state, with a mark if nobody has logged in on it and the state does not imply that, or with marks for what
-    /// happens to its data.
+    /// happens to its data, or a mark if smbd has not said that.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
@@ -372,6 +372,7 @@ impl Connection {
             Some("encrypted") => " E",
             Some("signed in messages") => " Sm",
             Some("encrypted in messages") => " Em",
+            None if self.authenticated == Some(true) => " ?",
             _ => "",
         };
         format!("{}{marks}", self.state)

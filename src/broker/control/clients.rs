@@ -4,17 +4,15 @@
 //!
 //! A client is an address. The addresses about which smbd said something last are kept.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
 
 use crate::broker::status::{self, ClientStatus};
-use crate::device::abi::{ClientNote, note, protection};
+use crate::device::abi::{ClientNote, note};
 use crate::units::Instant;
 
 /// Maximum number of addresses.
 const MOST: usize = 1024;
-/// Maximum number of a client's connections whose protection is kept: Samba allows 32 channels for a session.
-const CHANNELS: usize = 32;
 
 /// Notes about one client.
 #[derive(Debug, Default)]
@@ -32,18 +30,6 @@ struct Client {
     refused: u64,
     /// The value of the last [`note::REFUSED`].
     refusal: Option<u32>,
-    /// The value of the last [`note::SESSION`] of each port, the newest last.
-    sessions: VecDeque<(u16, u32)>,
-}
-
-impl Client {
-    fn session(&mut self, port: u16, value: u32) {
-        self.sessions.retain(|(other, _)| *other != port);
-        if self.sessions.len() >= CHANNELS {
-            self.sessions.pop_front();
-        }
-        self.sessions.push_back((port, value));
-    }
 }
 
 /// The register of clients.
@@ -75,7 +61,7 @@ impl Clients {
                 client.told = Some(note.value);
             }
             note::WITHHELD => client.withheld += 1,
-            note::SESSION => client.session(note.port, note.value),
+            note::SESSION => {}
             _ => {
                 client.refused += 1;
                 client.refusal = Some(note.value);
@@ -101,25 +87,6 @@ impl Clients {
             refusal: client.refusal.map(|status| format!("{status:#010x}")),
         };
         clients.into_iter().map(status).collect()
-    }
-
-    /// Returns how file data is protected on the connection with this peer, if smbd has said so: `plain`, `signed`,
-    /// `encrypted`, or, for data in messages, `signed in messages` or `encrypted in messages`.
-    pub(super) fn protection(&self, peer: &SocketAddr) -> Option<&'static str> {
-        let address = match peer.ip() {
-            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            std::net::IpAddr::V6(ip) => ip,
-        };
-        let sessions = &self.known.get(&address)?.sessions;
-        let (_, value) = sessions.iter().find(|(port, _)| *port == peer.port())?;
-        Some(match *value {
-            protection::PLAIN => "plain",
-            protection::SIGNED => "signed",
-            protection::ENCRYPTED => "encrypted",
-            protection::SIGNED_IN_MESSAGES => "signed in messages",
-            protection::ENCRYPTED_IN_MESSAGES => "encrypted in messages",
-            _ => return None,
-        })
     }
 }
 
@@ -186,25 +153,5 @@ mod tests {
         assert_eq!(status.len(), MOST);
         let has = |address: &str| status.iter().any(|it| it.address.to_string() == address);
         assert!(has("0.0.0.0") && !has("0.0.0.1") && has("0.0.4.0"));
-    }
-
-    #[test]
-    fn knows_the_protection_of_the_newest_connections_only() {
-        let mut clients = Clients::default();
-        for port in 1..=40 {
-            let note = ClientNote {
-                port,
-                ..note(7, note::SESSION, u32::from(port) % 6)
-            };
-            clients.note(&note, Instant::ZERO);
-        }
-        let of = |port: u16| clients.protection(&SocketAddr::from(([0, 0, 0, 7], port)));
-        assert_eq!(of(8), None);
-        assert_eq!(of(12), Some("plain"));
-        assert_eq!(of(9), Some("signed in messages"));
-        // This kind of note is not known here.
-        assert_eq!(of(11), None);
-        let other = SocketAddr::from(([0, 0, 0, 8], 12));
-        assert_eq!(clients.protection(&other), None);
     }
 }

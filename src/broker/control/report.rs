@@ -161,10 +161,7 @@ impl Control {
             totals.registrations += shard.registrations;
             let of_shard = shard.connections.into_iter();
             let of = (reactor, fabric);
-            connections.extend(of_shard.map(|conn| ConnectionStatus {
-                protection: self.clients.protection(&conn.peer).map(str::to_owned),
-                ..ConnectionStatus::new(conn, of, self.now)
-            }));
+            connections.extend(of_shard.map(|conn| ConnectionStatus::new(conn, of, self.now)));
             for queue in shard.queues {
                 let of_worker = |process: &&mut ProcessStatus| process.id == queue.worker;
                 if let Some(process) = processes.iter_mut().find(of_worker) {

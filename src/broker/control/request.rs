@@ -98,6 +98,10 @@ impl Control {
             }
             Request::ClientNote(note) => {
                 self.clients.note(&note, self.now);
+                if note.note == abi::note::SESSION {
+                    // Only the reactors know the connection.
+                    self.command_all(|| Command::SetProtection(note));
+                }
                 Answer::Other
             }
             Request::Status(_) if self.reports.has_asked(process.id) => {

@@ -28,6 +28,9 @@ fn device(peer: &str) -> Device {
             {"peer": "10.0.0.8:1", "fabric": "software", "pid": 102, "state": "owned", "authenticated": false},
             {"peer": "10.0.0.9:1", "fabric": "software", "pid": 103, "state": "owned", "authenticated": true,
              "protection": "signed"},
+            {"peer": "10.0.0.10:1", "fabric": "software", "pid": 104, "state": "owned", "authenticated": true},
+            {"peer": "10.0.0.11:1", "fabric": "software", "pid": 105, "state": "owned", "authenticated": true,
+             "protection": "plain"},
         ],
         "processes": [
             {"pid": 100, "role": "listener"},
@@ -75,6 +78,8 @@ fn shows_everything_that_an_administrator_asks_for() {
         "10.0.0.6:1             soft        - offered          0/0      0 B      0 B      0 B      0 B  0.2 s",
         "10.0.0.8:1             soft      102 owned*           0/0      0 B      0 B      0 B      0 B  0.0 s",
         "10.0.0.9:1             soft      103 owned S          0/0      0 B      0 B      0 B      0 B  0.0 s",
+        "10.0.0.10:1            soft      104 owned ?          0/0      0 B      0 B      0 B      0 B  0.0 s",
+        "10.0.0.11:1            soft      105 owned            0/0      0 B      0 B      0 B      0 B  0.0 s",
         "4194304 worker             1        2 76.0 MiB     1     1       5      2         7      8",
     ] {
         assert!(lines.contains(&row), "no {row:?} in\n{shown}");
