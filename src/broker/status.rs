@@ -407,14 +407,20 @@ pub struct ClientStatus {
     pub multichannel: Option<bool>,
     /// How often the client asked for the server's interfaces and was answered.
     pub asked: u64,
-    /// The number of RDMA-capable addresses in the last answer.
+    /// The number of RDMA-capable addresses in the last answer; `null` also if the last question counts as `withheld`.
     pub told: Option<u32>,
     /// How often the answer announced no RDMA-capable address because the client's session is signed or encrypted and
     /// its connection has no RDMA transform for that.
     pub withheld: u64,
+    /// Number of SMB Direct sessions of the client: logins on an SMB Direct connection.
+    #[serde(default)]
+    pub direct: u64,
+    /// Time from the broker's start to the last such login.
+    #[serde(default)]
+    pub direct_at_seconds: Option<f64>,
     /// How often the client could not bind an SMB Direct connection to its session.
     pub refused: u64,
-    /// The NTSTATUS of the last such failure, in hexadecimal.
+    /// The NTSTATUS of the last such failure, in hexadecimal; `null` if there has been an SMB Direct session since.
     pub refusal: Option<String>,
 }
 
