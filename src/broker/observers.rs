@@ -250,16 +250,13 @@ impl Server {
 
     /// Checks the first message of a process. Returns its cookie, and the version and features of both sides.
     fn attach(&self, message: &[u8]) -> Result<(u64, (u32, u64)), Status> {
-        let refused = match read_attach(message) {
+        match read_attach(message) {
             Ok((cookie, attach, version)) if attach.role == role::OBSERVER => {
-                return Ok((cookie, (version, attach.features)));
+                Ok((cookie, (version, attach.features)))
             }
-            Ok(_) => Status::Denied,
-            Err((Status::Version, _)) => Status::Version,
-            Err((status, _)) => return Err(status),
-        };
-        self.shared.registry().refused_attach(refused);
-        Err(refused)
+            Ok(_) => Err(Status::Denied),
+            Err((status, _)) => Err(status),
+        }
     }
 
     fn receive<'a>(

@@ -305,7 +305,9 @@ fn refuses_a_user_that_is_not_named() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("denied"), "{text}");
-    assert_eq!(scene.status().counters["refused_process"], 1);
+    let status = scene.status();
+    assert_eq!(status.counters["refused_process"], 1);
+    assert_eq!(status.refused["denied"], 1);
 }
 
 #[test]

@@ -181,7 +181,10 @@ fn nobody_becomes_a_worker_or_a_listener_there() {
     let null = std::fs::File::open("/dev/null").unwrap();
     raw.socket.send(b"x", &[null.as_fd()]).unwrap();
     assert_eq!(raw.detached(), Status::Corrupt);
-    assert_eq!(scene.status().processes, []);
+    let status = scene.status();
+    assert_eq!(status.processes, []);
+    // Only members of a group do that, and no smbd is kept out.
+    assert!(status.refused.is_empty(), "{:?}", status.refused);
 }
 
 #[test]

@@ -280,7 +280,7 @@ impl Control {
                 Ok(socket) => {
                     if let Err((status, why)) = self.admit(socket) {
                         self.shared.registry().count("refused_process");
-                        self.log_refused(None, status, &why);
+                        self.refused(None, status, &why);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -298,8 +298,9 @@ impl Control {
         }
     }
 
-    /// Records the event that a process may not use the device, and logs it, unless there were many just now.
-    fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+    /// Counts a process that may not use the device, records the event, and logs it, unless there were many just now.
+    fn refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+        self.shared.registry().refused_attach(status);
         self.shared.record(What::Refused {
             pid,
             status: status.name().into(),
@@ -473,7 +474,7 @@ impl Control {
         self.forget_waiting(id);
         let Some(process) = peer.process else {
             return match status {
-                Some(status) => self.log_refused(Some(peer.pid), status, why),
+                Some(status) => self.refused(Some(peer.pid), status, why),
                 None => tracing::debug!(pid = peer.pid, "a process ended before it attached"),
             };
         };
