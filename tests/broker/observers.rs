@@ -197,6 +197,17 @@ fn one_that_says_nothing_loses_its_turn() {
 }
 
 #[test]
+fn those_that_say_nothing_keep_nobody_waiting() {
+    let scene = Scene::new();
+    let path = status_of(&scene);
+    // These are more than are served at a time, and would take 200 seconds one after the other.
+    let _silent: Vec<Raw> = (0..100).map(|_| Raw::connect(&path)).collect();
+    let mut observer = Raw::attach(&path, role::OBSERVER);
+    let answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+    assert_eq!(answer.kind, kind::STATUS_REPORT);
+}
+
+#[test]
 fn a_broker_ends_while_a_client_is_served() {
     let mut scene = Scene::new();
     let mut silent = Raw::connect(&status_of(&scene));
