@@ -105,14 +105,6 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The broker cannot listen on the address of the metrics.
-    #[error("metrics.listen {address}: {source}")]
-    Metrics {
-        /// The configured address.
-        address: SocketAddr,
-        /// What is wrong.
-        source: io::Error,
-    },
     /// The status socket cannot be given to [`Config::status_group`].
     #[error(
         "status_group is \"{group}\", and the status socket {path} cannot be given to that group: {source}"
@@ -205,11 +197,7 @@ impl Broker {
         config.validate()?;
         config.place()?;
         let (socket, status_socket) = sockets(&config)?;
-        let metrics = config.metrics.map(|address| {
-            let listener = observers::listen(address);
-            listener.map_err(|source| StartError::Metrics { address, source })
-        });
-        let asked_at = (status_socket, metrics.transpose()?);
+        let asked_at = (status_socket, config.metrics.and_then(observers::listen));
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -290,7 +278,7 @@ impl Broker {
         self.addresses.clone()
     }
 
-    /// Returns the address on which Prometheus gets the metrics, with its real port.
+    /// Returns the address on which Prometheus gets the metrics, with its real port; `None` if they are not served.
     #[must_use]
     pub const fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics

@@ -87,15 +87,28 @@ impl Server {
     }
 }
 
-/// Listens on the address of the metrics.
-///
-/// # Errors
-///
-/// Returns the system's errors.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// Listens on the address of the metrics. If that fails, the log says so, and there are no metrics: any user of the
+/// machine can take the port while the device restarts, and must not keep it from serving clients.
+pub(super) fn listen(address: SocketAddr) -> Option<TcpListener> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener
+        .inspect_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; another program listens there (ss -ltnp): end it and restart smbdirectd, or give the metrics \
+                     another port"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
+                }
+                _ => "",
+            };
+            tracing::error!("no metrics are served: metrics.listen {address}: {error}{hint}");
+        })
+        .ok()
 }
 
 impl Drop for Observers {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, run, stderr, stdout};
+use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, stderr, stdout};
 use instruments::peer::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -141,19 +141,13 @@ fn prometheus_gets_them_by_http() {
     // The same thread still serves the status socket.
     assert!(metrics(&daemon.control, &[]).status.success());
 
+    // A daemon whose port is taken serves its clients all the same.
     let other = Directory::new();
-    let file = other.file("c.toml", &format!("metrics.listen = \"{address}\""));
-    let control = other.control();
-    let taken = run(&[
-        "--listen=127.0.0.1:0",
-        "--control",
-        control.to_str().unwrap(),
-        "--config",
-        file.to_str().unwrap(),
-    ]);
-    assert_eq!(taken.status.code(), Some(1), "{taken:?}");
-    let said = stderr(&taken);
-    assert!(said.contains("another program listens there"), "{said}");
+    let text = format!("metrics.listen = \"{address}\"");
+    other.file("smbdirectd.toml", &text);
+    let other = Daemon::start_in(other, &Setup::default());
+    other.wait_for_log("another program listens there");
+    drop(Peer::connect(other.address()));
 }
 
 /// Any user of the machine can connect to that address.
