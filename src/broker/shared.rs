@@ -2,8 +2,8 @@
 
 //! The state that all threads of a broker share.
 //!
-//! One mutex protects the registry, and another the events; each is held for one look-up or change and never across a
-//! system call.
+//! One mutex protects the registry, and another the events; each is held for one look-up, change or copy, and never
+//! across a system call or while a text is made.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

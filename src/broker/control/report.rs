@@ -18,7 +18,7 @@ use crate::broker::status::{
 };
 use crate::device::{self, abi};
 use crate::engine::peer::Role;
-use crate::engine::registry::Registry;
+use crate::engine::registry::{self, Close, Registry};
 use crate::shm;
 use crate::sys::{Memfd, SeqSocket};
 use crate::units::Instant;
@@ -120,33 +120,22 @@ impl Control {
 
     fn status(&self, reports: Vec<Report>) -> Status {
         let config = &self.shared.config;
-        let usage = usage();
-        let registry = self.shared.registry();
+        let registered = Registered::copy(&self.shared.registry());
         let name = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
-        let mut counters: BTreeMap<String, u64> = registry.counters().iter().map(name).collect();
+        let mut counters: BTreeMap<String, u64> = registered.counters.iter().map(name).collect();
         let mut totals = Totals {
-            connections: registry.connections(),
-            undispatched: registry.undispatched(),
-            dispatching: registry.dispatching(),
-            unauthenticated: registry.unauthenticated(),
-            offered: registry.tokens(),
-            clients: registry.clients(),
-            sessions: registry.sessions(),
             memory: self.shared.memory.used(),
-            queues: 0,
-            registrations: 0,
+            ..registered.totals
         };
-        let mut processes: Vec<ProcessStatus> = registry
-            .processes()
-            .map(|p| process_status(p, &registry))
-            .collect();
+        let processes = registered.processes.iter();
+        let mut processes: Vec<ProcessStatus> = processes.map(process_status).collect();
         let mut connections = Vec::new();
         let mut ends: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-        for ((fabric, reason), count) in registry.ends() {
-            let of_fabric = ends.entry((*fabric).to_owned()).or_default();
-            of_fabric.insert((*reason).to_owned(), *count);
+        for ((fabric, reason), count) in registered.ends {
+            let of_fabric = ends.entry(fabric.to_owned()).or_default();
+            of_fabric.insert(reason.to_owned(), count);
         }
-        let before = registry.carried_before().iter();
+        let before = registered.carried_before.iter();
         let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), carried.into()));
         let mut carried: BTreeMap<String, Carried> = before.collect();
         for Report {
@@ -163,8 +152,9 @@ impl Control {
             let of = (reactor, fabric);
             connections.extend(of_shard.map(|conn| ConnectionStatus::new(conn, of, self.now)));
             for queue in shard.queues {
-                let of_worker = |process: &&mut ProcessStatus| process.id == queue.worker;
-                if let Some(process) = processes.iter_mut().find(of_worker) {
+                // The registry has the processes in the order of their numbers.
+                let owner = processes.binary_search_by_key(&queue.worker, |process| process.id);
+                if let Some(process) = owner.ok().and_then(|owner| processes.get_mut(owner)) {
                     process.connections += queue.connections;
                     process.queues.push(QueueStatus::new(&queue, reactor));
                 }
@@ -184,7 +174,7 @@ impl Control {
             interface: abi::VERSION,
             uptime_seconds: self.now.saturating_since(Instant::ZERO).as_secs_f64(),
             start_time_seconds: self.shared.start_time_seconds(),
-            usage: Some(usage),
+            usage: Some(usage()),
             stopping: self.stopping,
             listen: self.listen.clone(),
             addresses: self.known.reach.addresses.clone(),
@@ -195,17 +185,58 @@ impl Control {
             carried,
             connections,
             processes,
-            closes: registry.closes().map(CloseStatus::from).collect(),
+            closes: registered.closes.iter().map(CloseStatus::from).collect(),
             clients: self.clients.status(),
             ends,
-            refused: registry.refused().iter().map(name).collect(),
+            refused: registered.refused.iter().map(name).collect(),
             counters,
         }
     }
 }
 
-/// Returns the status of a process without its queues, which only the reactors know.
-fn process_status(process: &Process, registry: &Registry<Arc<Process>>) -> ProcessStatus {
+/// What the registry contributes to a status. The reactors need the registry, too, so it is not locked while texts are
+/// made of this.
+struct Registered {
+    /// The numbers that the registry knows.
+    totals: Totals,
+    /// The processes, and how many sessions and clients each has registered.
+    processes: Vec<(Arc<Process>, usize)>,
+    counters: BTreeMap<&'static str, u64>,
+    ends: BTreeMap<(&'static str, &'static str), u64>,
+    refused: BTreeMap<&'static str, u64>,
+    closes: Vec<Close>,
+    carried_before: BTreeMap<&'static str, registry::Carried>,
+}
+
+impl Registered {
+    fn copy(registry: &Registry<Arc<Process>>) -> Self {
+        let registered = |process: &Arc<Process>| registry.registered(process.id);
+        let processes = registry.processes();
+        Self {
+            totals: Totals {
+                connections: registry.connections(),
+                undispatched: registry.undispatched(),
+                dispatching: registry.dispatching(),
+                unauthenticated: registry.unauthenticated(),
+                offered: registry.tokens(),
+                clients: registry.clients(),
+                sessions: registry.sessions(),
+                ..Totals::default()
+            },
+            processes: processes
+                .map(|process| (Arc::clone(process), registered(process)))
+                .collect(),
+            counters: registry.counters().clone(),
+            ends: registry.ends().clone(),
+            refused: registry.refused().clone(),
+            closes: registry.closes().cloned().collect(),
+            carried_before: registry.carried_before().clone(),
+        }
+    }
+}
+
+/// Returns the status of a process and of what it has registered, without its queues, which only the reactors know.
+fn process_status((process, registered): &(Arc<Process>, usize)) -> ProcessStatus {
     let segments = process.segments();
     ProcessStatus {
         id: process.id,
@@ -214,7 +245,7 @@ fn process_status(process: &Process, registry: &Registry<Arc<Process>>) -> Proce
         invited: process.invited,
         connections: 0,
         sessions: match process.role {
-            Role::Worker => registry.registered(process.id),
+            Role::Worker => *registered,
             Role::Listener | Role::Observer => 0,
         },
         memory: process.account.used(),
