@@ -234,7 +234,7 @@ impl Control {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Stop(drain) => self.stop(drain),
-            Message::Status(answer) => self.report(report::Asker::Owner(answer)),
+            Message::Status(answer) => self.report_to(answer),
             Message::Notice(Notice::Relay(reactor, command)) => {
                 if let Some(reactor) = self.reactors.get(reactor) {
                     reactor.send(command);
@@ -450,6 +450,7 @@ impl Control {
         if self.accept_again.is_some_and(|at| at <= self.now) {
             self.accept();
         }
+        self.expire_reports();
     }
 
     /// Detaches a process. If there is a status, the process gets it as the reason.

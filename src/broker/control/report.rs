@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::Control;
+use crate::broker::STATUS_TIMEOUT;
 use crate::broker::config::Config;
 use crate::broker::machine::usage;
 use crate::broker::process::{Process, send};
@@ -26,8 +27,8 @@ use crate::units::Instant;
 /// The receiver of a status.
 #[derive(Debug)]
 pub(super) enum Asker {
-    /// A thread of the program in which the broker runs.
-    Owner(Sender<Status>),
+    /// Threads of the program in which the broker runs.
+    Owner(Vec<Sender<Status>>),
     /// An observer.
     Process { id: u32, cookie: u64 },
 }
@@ -36,16 +37,19 @@ pub(super) enum Asker {
 #[derive(Debug)]
 struct Pending {
     asker: Asker,
+    since: Instant,
     /// Number of reactors that have not answered.
     missing: usize,
     reports: Vec<Report>,
 }
 
-/// All statuses that are being put together: at most one for each observer.
+/// All statuses that are being put together: at most one for each observer, and one for threads of the program.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     last: u64,
     pending: BTreeMap<u64, Pending>,
+    /// The threads that have asked while the status for others was being put together; the next one is theirs.
+    waiting: Vec<Sender<Status>>,
 }
 
 impl Reports {
@@ -57,12 +61,42 @@ impl Reports {
 }
 
 impl Control {
+    /// Gets the status for a thread of the program.
+    pub(super) fn report_to(&mut self, thread: Sender<Status>) {
+        self.reports.waiting.push(thread);
+        self.report_to_waiting();
+    }
+
+    /// Gets the status for the threads that wait, unless one for other threads is being put together.
+    fn report_to_waiting(&mut self) {
+        let of_threads = |pending: &Pending| matches!(pending.asker, Asker::Owner(_));
+        let is_asking = self.reports.pending.values().any(of_threads);
+        if !is_asking && !self.reports.waiting.is_empty() {
+            let waiting = std::mem::take(&mut self.reports.waiting);
+            self.report(Asker::Owner(waiting));
+        }
+    }
+
+    /// Forgets a status for threads that no longer wait for it, because a reactor does not answer: it holds the reports
+    /// of all others, and with them processes that have ended.
+    pub(super) fn expire_reports(&mut self) {
+        let now = self.now;
+        self.reports
+            .pending
+            .retain(|_, pending| match pending.asker {
+                Asker::Owner(_) => now < pending.since + STATUS_TIMEOUT,
+                Asker::Process { .. } => true,
+            });
+        self.report_to_waiting();
+    }
+
     /// Asks all reactors for their reports.
     pub(super) fn report(&mut self, asker: Asker) {
         self.reports.last += 1;
         let number = self.reports.last;
         let pending = Pending {
             asker,
+            since: self.now,
             missing: self.running,
             reports: Vec::new(),
         };
@@ -103,8 +137,15 @@ impl Control {
     fn answer(&mut self, pending: Pending) {
         let status = self.status(pending.reports);
         match pending.asker {
-            // If the asker no longer waits, that is fine.
-            Asker::Owner(answer) => drop(answer.try_send(status)),
+            Asker::Owner(mut threads) => {
+                // If a thread no longer waits, that is fine.
+                let last = threads.pop();
+                for thread in threads {
+                    let _ = thread.try_send(status.clone());
+                }
+                let _ = last.map(|last| last.try_send(status));
+                self.report_to_waiting();
+            }
             Asker::Process { id, cookie } => {
                 let process = self.peers.get(&id).and_then(|peer| peer.process.clone());
                 let Some(process) = process else {
@@ -297,4 +338,109 @@ pub(in crate::broker) fn send_json(
         &report,
         &[file.as_fd()],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use crossbeam_channel::{Receiver, bounded};
+
+    use super::super::{Message, Notice};
+    use super::*;
+    use crate::broker::control::request::tests::control;
+    use crate::engine::shard;
+    use crate::fabric::FabricKind;
+    use crate::transport::Traffic;
+
+    /// A control thread with reactors that answer when the test says so.
+    struct Scene {
+        control: Control,
+        directory: PathBuf,
+    }
+
+    impl Scene {
+        fn new(reactors: usize) -> Self {
+            let (mut control, _, directory) = control();
+            control.running = reactors;
+            Self { control, directory }
+        }
+
+        /// Asks for the status, as a thread of the program does.
+        fn ask(&mut self) -> Receiver<Status> {
+            let (sender, answer) = bounded(1);
+            self.control.handle(Message::Status(sender));
+            answer
+        }
+
+        /// Makes a reactor answer request `number`: this many connections have asked to be accepted, and negotiated.
+        fn report(&mut self, number: u64, reactor: usize, connections: u64) {
+            let shard = shard::Report {
+                connections: Vec::new(),
+                queues: Vec::new(),
+                registrations: 0,
+                established: connections,
+                traffic: Traffic::default(),
+                fetched_ahead: connections,
+                counters: vec![("peer", connections), ("requested", connections)],
+            };
+            let report = Report {
+                reactor,
+                fabric: FabricKind::Software,
+                shard,
+            };
+            self.control
+                .handle(Message::Notice(Notice::Report(number, report)));
+        }
+
+        /// Returns the number of statuses that are being put together, and of threads that wait for the next one.
+        fn pending(&self) -> (usize, usize) {
+            let reports = &self.control.reports;
+            (reports.pending.len(), reports.waiting.len())
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    /// Returns how many connections negotiated, if the status has come.
+    fn negotiated(answer: &Receiver<Status>) -> Option<u64> {
+        let status = answer.try_recv().ok()?;
+        Some(status.carried["software"].connections)
+    }
+
+    #[test]
+    fn threads_that_ask_meanwhile_get_the_next_status() {
+        let mut scene = Scene::new(2);
+        let first = scene.ask();
+        scene.report(1, 0, 1);
+        let others = [scene.ask(), scene.ask()];
+        assert_eq!(scene.pending(), (1, 2));
+        scene.report(1, 1, 1);
+        assert_eq!(negotiated(&first), Some(2));
+        assert_eq!(others.each_ref().map(negotiated), [None, None]);
+        scene.report(2, 1, 10);
+        scene.report(2, 0, 10);
+        assert_eq!(others.each_ref().map(negotiated), [Some(20), Some(20)]);
+        assert_eq!(scene.pending(), (0, 0));
+    }
+
+    #[test]
+    fn a_status_that_a_reactor_does_not_complete_is_forgotten() {
+        let mut scene = Scene::new(2);
+        let _answers = [scene.ask(), scene.ask(), scene.ask()];
+        scene.report(1, 0, 1);
+        assert_eq!(scene.pending(), (1, 2));
+        scene.control.now = scene.control.now + STATUS_TIMEOUT;
+        scene.control.expire();
+        assert_eq!(scene.pending(), (1, 0), "the next one is for the other two");
+        scene.control.now = scene.control.now + STATUS_TIMEOUT;
+        scene.control.expire();
+        assert_eq!(scene.pending(), (0, 0));
+        // The answer of a reactor that was late changes nothing.
+        scene.report(1, 1, 1);
+    }
 }
