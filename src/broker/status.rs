@@ -199,7 +199,10 @@ impl Carried {
 
 impl From<&registry::Carried> for Carried {
     fn from(carried: &registry::Carried) -> Self {
-        let mut sum = Self::default();
+        let mut sum = Self {
+            requested: carried.requested,
+            ..Self::default()
+        };
         sum.add(carried.connections, &carried.traffic);
         sum
     }

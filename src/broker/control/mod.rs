@@ -256,7 +256,7 @@ impl Control {
                     tracing::error!(reactor, "a reactor has ended: the device stops");
                     self.stop(Duration::ZERO);
                 }
-                self.abandon_reports();
+                self.reactor_ended(reactor);
             }
         }
     }

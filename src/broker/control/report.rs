@@ -2,7 +2,7 @@
 
 //! Puts the status together: asks all reactors, and completes it when the last one has answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -102,6 +102,7 @@ impl Control {
         };
         self.reports.pending.insert(number, pending);
         self.command_all(|| Command::Report(number));
+        self.complete(number);
     }
 
     /// Adds the report of a reactor that has answered.
@@ -111,17 +112,30 @@ impl Control {
         };
         pending.reports.push(report);
         pending.missing = pending.missing.saturating_sub(1);
-        if pending.missing > 0 {
-            return;
-        }
-        if let Some(pending) = self.reports.pending.remove(&number) {
-            self.answer(pending);
+        self.complete(number);
+    }
+
+    /// Waits no longer for a reactor that has ended: the registry has what it carried and counted.
+    pub(super) fn reactor_ended(&mut self, reactor: usize) {
+        let numbers: Vec<u64> = self.reports.pending.keys().copied().collect();
+        for number in numbers {
+            if let Some(pending) = self.reports.pending.get_mut(&number) {
+                let mut reports = pending.reports.iter();
+                if !reports.any(|report| report.reactor == reactor) {
+                    pending.missing = pending.missing.saturating_sub(1);
+                }
+            }
+            self.complete(number);
         }
     }
 
-    /// Answers with what is known, because a reactor has ended and will not answer.
-    pub(super) fn abandon_reports(&mut self) {
-        for (_, pending) in std::mem::take(&mut self.reports.pending) {
+    /// Answers if no report is missing.
+    fn complete(&mut self, number: u64) {
+        let pending = self.reports.pending.get(&number);
+        if pending.is_none_or(|pending| pending.missing > 0) {
+            return;
+        }
+        if let Some(pending) = self.reports.pending.remove(&number) {
             self.answer(pending);
         }
     }
@@ -179,12 +193,27 @@ impl Control {
         let before = registered.carried_before.iter();
         let before = before.map(|(fabric, carried)| ((*fabric).to_owned(), carried.into()));
         let mut carried: BTreeMap<String, Carried> = before.collect();
+        let mut fetched_ahead = 0;
+        let mut of_transport = |name: &str, count: u64| {
+            *counters.entry(format!("transport_{name}")).or_default() += count;
+        };
+        for carried in registered.carried_before.values() {
+            fetched_ahead += carried.fetched_ahead;
+            of_transport("requested", carried.requested);
+        }
+        for (name, count) in registered.transport_before {
+            of_transport(name, count);
+        }
         for Report {
             reactor,
             fabric,
             shard,
         } in reports
         {
+            // What such a reactor said before its end is in the registry now.
+            if registered.ended_shards.contains(&reactor) {
+                continue;
+            }
             let of_fabric = carried.entry(fabric.to_string()).or_default();
             of_fabric.add(shard.established, &shard.traffic);
             totals.queues += shard.queues.len();
@@ -200,15 +229,16 @@ impl Control {
                     process.queues.push(QueueStatus::new(&queue, reactor));
                 }
             }
-            if shard.fetched_ahead > 0 {
-                *counters.entry("fetched_ahead".to_owned()).or_default() += shard.fetched_ahead;
-            }
+            fetched_ahead += shard.fetched_ahead;
             for (name, count) in shard.counters {
                 if name == "requested" {
                     of_fabric.requested += count;
                 }
-                *counters.entry(format!("transport_{name}")).or_default() += count;
+                of_transport(name, count);
             }
+        }
+        if fetched_ahead > 0 {
+            counters.insert("fetched_ahead".to_owned(), fetched_ahead);
         }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -246,7 +276,9 @@ struct Registered {
     ends: BTreeMap<(&'static str, &'static str), u64>,
     refused: BTreeMap<&'static str, u64>,
     closes: Vec<Close>,
+    ended_shards: BTreeSet<usize>,
     carried_before: BTreeMap<&'static str, registry::Carried>,
+    transport_before: BTreeMap<&'static str, u64>,
 }
 
 impl Registered {
@@ -271,7 +303,9 @@ impl Registered {
             ends: registry.ends().clone(),
             refused: registry.refused().clone(),
             closes: registry.closes().cloned().collect(),
+            ended_shards: registry.ended_shards().clone(),
             carried_before: registry.carried_before().clone(),
+            transport_before: registry.transport_before().clone(),
         }
     }
 }
@@ -442,5 +476,67 @@ mod tests {
         assert_eq!(scene.pending(), (0, 0));
         // The answer of a reactor that was late changes nothing.
         scene.report(1, 1, 1);
+    }
+
+    /// Returns what a status says of the numbers that [`Scene::report`] sets.
+    fn numbers(answer: &Receiver<Status>) -> [u64; 5] {
+        let status = answer.try_recv().expect("a status");
+        let carried = &status.carried["software"];
+        [
+            carried.connections,
+            carried.requested,
+            status.counters["transport_requested"],
+            status.counters["transport_peer"],
+            status.counters["fetched_ahead"],
+        ]
+    }
+
+    #[test]
+    fn a_reactor_that_has_ended_counts_once() {
+        let mut scene = Scene::new(2);
+        let before = scene.ask();
+        scene.report(1, 0, 5);
+        scene.report(1, 1, 10);
+        assert_eq!(numbers(&before), [15; 5]);
+        // One reactor reports, and then ends before the other has reported.
+        let meanwhile = scene.ask();
+        scene.report(2, 0, 5);
+        let carried = registry::Carried {
+            requested: 7,
+            connections: 7,
+            traffic: Traffic::default(),
+            fetched_ahead: 7,
+        };
+        let mut registry = scene.control.shared.registry();
+        registry.shard_ended((0, "software"), carried, [("peer", 7)].into_iter());
+        drop(registry);
+        scene.report(2, 1, 10);
+        assert_eq!(numbers(&meanwhile), [17; 5]);
+        let after = scene.ask();
+        scene.report(3, 1, 10);
+        assert_eq!(
+            scene.pending(),
+            (1, 0),
+            "it is not known yet that the other has ended"
+        );
+        let ended = |reactor| Message::Notice(Notice::Ended(reactor));
+        scene.control.stopping = true;
+        scene.control.handle(ended(0));
+        assert_eq!(numbers(&after), [17; 5]);
+    }
+
+    #[test]
+    fn a_status_waits_for_the_reactors_that_go_on() {
+        let mut scene = Scene::new(3);
+        scene.control.stopping = true;
+        let answer = scene.ask();
+        scene.report(1, 2, 10);
+        let ended = |reactor| Message::Notice(Notice::Ended(reactor));
+        // The first has reported, and the second has not.
+        scene.control.handle(ended(2));
+        scene.control.handle(ended(1));
+        assert_eq!(negotiated(&answer), None);
+        scene.report(1, 0, 5);
+        assert_eq!(negotiated(&answer), Some(15));
     }
 }
