@@ -1327,7 +1327,8 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
  * - Threads: one at a time.
  * - Blocks: never.
  * - Fork: SMBDIRECT_E_FORKED.
- * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_AGAIN, SMBDIRECT_E_DETACHED.
+ * - Errors: SMBDIRECT_E_INVALID, SMBDIRECT_E_NOT_ATTACHED, SMBDIRECT_E_DETACHED; SMBDIRECT_E_AGAIN: the device has not
+ *   read many earlier messages, and SMBDIRECT_EVENT_ROOM does not follow.
  *
  * # Safety
  *

@@ -239,7 +239,7 @@ def own():
         text = path.read_text()
         text = text.split("#[cfg(test)]")[0]
         names.update(re.findall(r'\.count\("(\w+)"\)', text))
-        names.update(re.findall(r'counters\.entry\("(\w+)"', text))
+        names.update(re.findall(r'counters\.(?:entry|insert)\("(\w+)"', text))
         names.update(re.findall(r'\.end\(\s*\w+,\s*"(\w+)"', text))
     # If the log has words for a reason, the device gives that reason.
     words = (ROOT / "src/broker/words.rs").read_text().split("pub(super) const fn of_limit")[0]

@@ -3,9 +3,13 @@
 //! Keeps what has happened lately: connections that began and ended, processes that came and went, limits that were
 //! reached.
 //!
-//! The device keeps the last few thousand events and numbers them consecutively, so that a process that asks repeatedly
-//! gets each event once, and notices if it asked too late for some. Only this list is kept, and its length is limited,
-//! so its memory is limited too, whatever clients and processes do.
+//! The device keeps the last few thousand events, each with a number that grows by one, so that a process that asks
+//! again and again gets each event once, and notices if it asked too late for some: their numbers are missing. The
+//! memory has a limit, whatever clients and processes do.
+//!
+//! A stranger can cause events as fast as it connects: those of connections, and, because smbd starts a process for a
+//! new client, those of processes that come and go. So there are three lists with one numbering, and none of these
+//! events takes the place of one that tells what went wrong: a process that was refused or broke a rule, or a limit.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -15,8 +19,12 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// Number of events that are kept.
-const KEPT: usize = 4096;
+/// Number of events of connections that are kept.
+const CONNECTIONS: usize = 2048;
+/// Number of events of processes that came and went that are kept.
+const PROCESSES: usize = 1024;
+/// Number of all other events that are kept.
+const TROUBLES: usize = 1024;
 
 /// A string, usually a literal.
 type Text = Cow<'static, str>;
@@ -33,7 +41,7 @@ pub struct Events {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// The number of the event.
+    /// The number of the event. A number that is missing between two events is that of one that is no longer kept.
     pub number: u64,
     /// The time of the event, in seconds since 1970.
     pub time_seconds: f64,
@@ -131,35 +139,64 @@ pub enum What {
     },
 }
 
-/// The events that are kept.
+/// The events that are kept, the oldest of each list first.
 #[derive(Debug, Default)]
-pub(super) struct Ring {
+pub(super) struct Rings {
     last: u64,
-    kept: VecDeque<Arc<Event>>,
+    connections: VecDeque<Arc<Event>>,
+    processes: VecDeque<Arc<Event>>,
+    troubles: VecDeque<Arc<Event>>,
 }
 
-impl Ring {
+impl Rings {
     /// Adds an event that happens now.
     pub(super) fn add(&mut self, what: What) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last += 1;
-        if self.kept.len() >= KEPT {
-            self.kept.pop_front();
+        let number = self.last;
+        let (kept, most) = match &what {
+            What::Established { .. } | What::Assigned { .. } | What::Ended { .. } => {
+                (&mut self.connections, CONNECTIONS)
+            }
+            What::Attached { .. } => (&mut self.processes, PROCESSES),
+            What::Detached { status, .. } if !is_fault(status.as_deref()) => {
+                (&mut self.processes, PROCESSES)
+            }
+            // Its client has gone.
+            What::Refused { status, .. } if status == "no_token" => {
+                (&mut self.processes, PROCESSES)
+            }
+            What::Detached { .. } | What::Refused { .. } | What::LimitMet { .. } => {
+                (&mut self.troubles, TROUBLES)
+            }
+        };
+        if kept.len() >= most {
+            kept.pop_front();
         }
-        self.kept.push_back(Arc::new(Event {
-            number: self.last,
+        kept.push_back(Arc::new(Event {
+            number,
             time_seconds: since.unwrap_or_default().as_secs_f64(),
             what,
         }));
     }
 
-    /// Returns the events with greater numbers than `after` that are still kept.
+    /// Returns the events with greater numbers than `after` that are still kept, the oldest first.
     pub(super) fn after(&self, after: u64) -> Vec<Arc<Event>> {
-        let wanted = self.last.saturating_sub(after);
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let skipped = self.kept.len().saturating_sub(wanted);
-        self.kept.iter().skip(skipped).cloned().collect()
+        let lists = [&self.connections, &self.processes, &self.troubles];
+        let wanted = lists.into_iter().flat_map(|kept| {
+            let known = kept.partition_point(|event| event.number <= after);
+            kept.range(known..)
+        });
+        let mut events: Vec<Arc<Event>> = wanted.cloned().collect();
+        events.sort_unstable_by_key(|event| event.number);
+        events
     }
+}
+
+/// Returns whether a process that was detached with this status did something wrong. Others have gone by themselves, or
+/// their client has.
+fn is_fault(status: Option<&str>) -> bool {
+    matches!(status, Some("again" | "corrupt" | "system"))
 }
 
 /// Returns the JSON of [`Events`].
@@ -192,11 +229,29 @@ mod tests {
         }
     }
 
+    fn established() -> What {
+        What::Established {
+            peer: "10.0.0.1:9".parse().unwrap(),
+            local: None,
+            fabric: "software".into(),
+        }
+    }
+
+    fn detached(status: Option<Text>) -> What {
+        What::Detached {
+            worker: 1,
+            pid: 1,
+            role: "worker".into(),
+            status,
+            words: String::new(),
+        }
+    }
+
     #[test]
     fn keeps_the_last_events_with_their_numbers() {
-        let mut ring = Ring::default();
+        let mut ring = Rings::default();
         assert_eq!(ring.after(0), []);
-        let all = KEPT as u64 + 10;
+        let all = TROUBLES as u64 + 10;
         for times in 1..=all {
             ring.add(limit_met(times));
         }
@@ -204,7 +259,7 @@ mod tests {
             let events = ring.after(after);
             events.iter().map(|event| event.number).collect()
         };
-        assert_eq!(numbers(0).len(), KEPT);
+        assert_eq!(numbers(0).len(), TROUBLES);
         assert_eq!(numbers(0)[0], 11);
         assert_eq!(numbers(all - 2), [all - 1, all]);
         assert!(numbers(all).is_empty());
@@ -214,14 +269,36 @@ mod tests {
     }
 
     #[test]
+    fn connections_and_their_processes_do_not_push_out_what_went_wrong() {
+        let mut rings = Rings::default();
+        let troubles = [limit_met(1), detached(Some("corrupt".into()))];
+        troubles.iter().for_each(|what| rings.add(what.clone()));
+        for _ in 0..2500 {
+            rings.add(established());
+            rings.add(detached(None));
+            rings.add(established());
+            // The client of a process that smbd had started has gone.
+            rings.add(detached(Some("reset".into())));
+        }
+        rings.add(limit_met(2));
+        let events = rings.after(0);
+        assert_eq!(events.len(), CONNECTIONS + PROCESSES + 3);
+        assert!(events.is_sorted_by_key(|event| event.number));
+        assert_eq!(
+            [&events[0].what, &events[1].what],
+            [&troubles[0], &troubles[1]]
+        );
+        // The missing numbers are those of the events that are no longer kept.
+        assert_eq!((events[1].number, events[2].number), (2, 5907));
+        let last: Vec<u64> = rings.after(10_000).iter().map(|it| it.number).collect();
+        assert_eq!(last, [10_001, 10_002, 10_003]);
+    }
+
+    #[test]
     fn the_json_is_flat_and_is_read_again() {
-        let mut ring = Ring::default();
+        let mut ring = Rings::default();
         ring.add(limit_met(3));
-        ring.add(What::Established {
-            peer: "10.0.0.1:9".parse().unwrap(),
-            local: None,
-            fabric: "software".into(),
-        });
+        ring.add(established());
         let events = ring.after(0);
         let json = to_json(Some(1.5), &events).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -135,6 +135,8 @@ fn of_device(device: &Device) -> Status {
         totals: Totals {
             connections: device.connections as usize,
             undispatched: device.undispatched as usize,
+            // The device does not report it. Besides offers, only a few transfers have tokens.
+            dispatching: device.offered as usize,
             unauthenticated: device.unauthenticated as usize,
             offered: device.offered as usize,
             clients: device.clients as usize,

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use self::encode::Text;
 use super::status::{Carried, ConnectionStatus, Status};
+use crate::device;
 
 /// The value of the `Content-Type` of an answer in this format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,6 +22,29 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The states of a connection, as [`ConnectionStatus`] names them: each has a series
 /// even if no connection is in it.
 const STATES: [&str; 4] = ["fresh", "offered", "owned", "ending"];
+
+/// The statuses with which processes are refused. Each has a series even if no process has got it: without a 0, a rate
+/// would miss the first one.
+const REFUSALS: [device::Status; 7] = [
+    device::Status::Corrupt,
+    device::Status::Denied,
+    device::Status::Limit,
+    device::Status::NoToken,
+    device::Status::Taken,
+    device::Status::TimedOut,
+    device::Status::Version,
+];
+
+/// The reasons of ends that mean that something took too long. Each has a series for each fabric, for the same reason.
+const TIMEOUTS: [&str; 7] = [
+    "claim_timeout",
+    "close_timeout",
+    "credit_timeout",
+    "first_request_timeout",
+    "keepalive_timeout",
+    "login_timeout",
+    "message_timeout",
+];
 
 const UP: (&str, &str) = (
     "smbdirect_up",
@@ -94,9 +118,20 @@ fn device(text: &mut Text, status: &Status) {
         "smbdirect_attach_refused_total",
         "Processes that were not allowed to attach, by the status that they got.",
     ));
-    for (name, count) in &status.refused {
-        refused.sample(&[("status", name)], *count);
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    if reports_refusals(status) {
+        counts.extend(REFUSALS.map(|refusal| (refusal.name(), 0)));
     }
+    counts.extend(status.refused.iter().map(|(name, n)| (name.as_str(), *n)));
+    for (name, count) in counts {
+        refused.sample(&[("status", name)], count);
+    }
+}
+
+/// Returns whether the device reports refused processes and ends by reason. One in the kernel, which is not a process,
+/// does not.
+const fn reports_refusals(status: &Status) -> bool {
+    status.usage.is_some()
 }
 
 /// Adds each limit, and how much of it is in use. The two families have the same label, so that an alert can divide one
@@ -118,7 +153,7 @@ fn limits(text: &mut Text, status: &Status) {
         ),
         (
             "undispatched",
-            totals.undispatched as u64,
+            totals.dispatching as u64,
             limits.undispatched as u64,
         ),
         ("workers", workers.count() as u64, limits.workers as u64),
@@ -182,10 +217,18 @@ fn connections(text: &mut Text, status: &Status) {
         "smbdirect_connections_closed_total",
         "Ends of connections that had negotiated SMB Direct, by fabric and reason.",
     ));
-    for (fabric, reasons) in &status.ends {
-        for (reason, count) in reasons {
-            family.sample(&[("fabric", fabric), ("reason", reason)], *count);
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    if reports_refusals(status) {
+        for fabric in status.carried.keys() {
+            counts.extend(TIMEOUTS.map(|reason| ((fabric.as_str(), reason), 0)));
         }
+    }
+    for (fabric, reasons) in &status.ends {
+        let of_fabric = reasons.iter();
+        counts.extend(of_fabric.map(|(reason, n)| ((fabric.as_str(), reason.as_str()), *n)));
+    }
+    for ((fabric, reason), count) in counts {
+        family.sample(&[("fabric", fabric), ("reason", reason)], count);
     }
 }
 

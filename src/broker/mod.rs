@@ -12,8 +12,8 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `control` | the thread that attaches processes, answers them, and notices their end |
-//! | `observers` | the thread that answers processes that may only ask for the status and the events |
+//! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
+//! | `observers` | the thread that answers processes that may only ask for the status and the events, and Prometheus |
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `addresses` | the addresses on which clients reach it, and their interfaces |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
@@ -76,7 +76,7 @@ use crate::proto;
 use crate::transport::{self, Transport};
 use crate::units::Credits;
 
-/// Time to wait for the status.
+/// Time that the owner of the broker waits for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
@@ -102,14 +102,6 @@ pub enum StartError {
     StatusSocket {
         /// Its path.
         path: String,
-        /// What is wrong.
-        source: io::Error,
-    },
-    /// The broker cannot listen on the address of the metrics.
-    #[error("metrics.listen {address}: {source}")]
-    Metrics {
-        /// The configured address.
-        address: SocketAddr,
         /// What is wrong.
         source: io::Error,
     },
@@ -205,11 +197,7 @@ impl Broker {
         config.validate()?;
         config.place()?;
         let (socket, status_socket) = sockets(&config)?;
-        let metrics = config.metrics.map(|address| {
-            let listener = observers::listen(address);
-            listener.map_err(|source| StartError::Metrics { address, source })
-        });
-        let asked_at = (status_socket, metrics.transpose()?);
+        let asked_at = (status_socket, config.metrics.and_then(observers::listen));
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -290,7 +278,7 @@ impl Broker {
         self.addresses.clone()
     }
 
-    /// Returns the address on which Prometheus gets the metrics, with its real port.
+    /// Returns the address on which Prometheus gets the metrics, with its real port; `None` if they are not served.
     #[must_use]
     pub const fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
@@ -302,7 +290,7 @@ impl Broker {
     ///
     /// The broker has ended, or is too busy to answer in a few seconds.
     pub fn status(&self) -> io::Result<Status> {
-        ask_status(&self.control)
+        ask_status(&self.control, STATUS_TIMEOUT)
     }
 
     /// Begins to stop: accepts no more connections and processes, and ends each connection as soon as nothing is under
@@ -344,15 +332,15 @@ impl Drop for Broker {
     }
 }
 
-/// Asks the control thread for the status.
+/// Asks the control thread for the status, and waits for this time.
 ///
 /// # Errors
 ///
-/// The broker has ended, or is too busy to answer in a few seconds.
-fn ask_status(control: &ToControl) -> io::Result<Status> {
+/// The broker has ended, or is too busy to answer in time.
+fn ask_status(control: &ToControl, time: Duration) -> io::Result<Status> {
     let (sender, answer): (Sender<Status>, _) = bounded(1);
     control.send(Message::Status(sender));
-    let status = answer.recv_timeout(STATUS_TIMEOUT);
+    let status = answer.recv_timeout(time);
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 

@@ -3,36 +3,50 @@
 //! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
 //! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is one.
 //!
-//! A thread of its own serves one process after the other, each for a short time. A process can delay only other
-//! processes that ask here, whatever it sends, leaves unread, or makes this side close (closing a descriptor may take
-//! long). The thread answers until the broker has ended.
+//! A thread of its own serves all these clients in rounds, in which each gets as far as it can without waiting. Every
+//! user of the machine can connect to the address of the metrics, so a client that says nothing, or takes nothing, must
+//! not keep others waiting: each has little time, and of each kind there are a few, of which a newcomer replaces the
+//! oldest. Each status is work for all reactors, so a round asks for it once, however many clients want it, and the
+//! metrics are made once a second.
+//!
+//! Only closing a descriptor that a process has sent to the status socket may take long. That delays the others here,
+//! and nothing else of the device. The thread answers until the broker has ended.
 
 mod http;
+mod observer;
+mod scraper;
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::http::{Asked, LONGEST_REQUEST, answer};
+use self::observer::Observer;
+use self::scraper::Scraper;
 use super::ask_status;
-use super::control::{ControlSocket, attached, read_attach, send_json, send_status};
+use super::control::ControlSocket;
 use super::metrics::{self, PerConnection};
-use super::process::{send, send_detached};
 use super::reactor::ToControl;
 use super::shared::Shared;
+use super::status;
 use crate::device::Status;
-use crate::device::abi::{MAX_CONTROL_LENGTH, kind, role};
-use crate::device::message::{Request, read_request};
-use crate::sys::{ACCEPT_PAUSE, EventFd, SeqSocket};
+use crate::sys::{ACCEPT_PAUSE, EventFd};
 
-/// Time that each process gets, from the moment at which it is accepted.
+/// Time that a client has, once it has connected, to ask and to take its answer.
 const TIME: Duration = Duration::from_secs(2);
-/// Time between two processes: each status is work for all reactors.
+/// Time that a round waits for the status, if a client asks for it.
+const STATUS_TIME: Duration = Duration::from_secs(2);
+/// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Age at which the metrics are made anew.
+const METRICS_AGE: Duration = Duration::from_secs(1);
+/// Maximum number of clients of each kind at a time.
+const MOST: usize = 64;
 
 /// The thread that answers. Dropping this ends it.
 #[derive(Debug)]
@@ -73,15 +87,28 @@ impl Server {
     }
 }
 
-/// Listens on the address of the metrics.
-///
-/// # Errors
-///
-/// Returns the system's errors.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// Listens on the address of the metrics. If that fails, the log says so, and there are no metrics: any user of the
+/// machine can take the port while the device restarts, and must not keep it from serving clients.
+pub(super) fn listen(address: SocketAddr) -> Option<TcpListener> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener
+        .inspect_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; another program listens there (ss -ltnp): end it and restart smbdirectd, or give the metrics \
+                     another port"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
+                }
+                _ => "",
+            };
+            tracing::error!("no metrics are served: metrics.listen {address}: {error}{hint}");
+        })
+        .ok()
 }
 
 impl Drop for Observers {
@@ -106,107 +133,42 @@ impl Server {
     }
 
     fn run(&self) {
-        let socket = PollFd::new(&self.socket, PollFlags::IN);
-        let metrics = self.metrics.as_ref();
-        let metrics = metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN));
-        let all: Vec<PollFd<'_>> = [socket].into_iter().chain(metrics).collect();
-        while self.wait(&all, None) {
-            // It serves one client of each kind, so that neither kind keeps the other waiting.
-            let pauses = [self.serve_observer(), self.serve_scraper()];
-            let Some(pause) = pauses.into_iter().flatten().max() else {
-                continue;
+        let (mut observers, mut scrapers) = (Clients::default(), Clients::default());
+        let mut recent = Recent::default();
+        while self.wait_for(&observers, &scrapers) {
+            let mut accepted = observers.admit(|| self.socket.accept().map(Observer::new));
+            if let Some(listener) = &self.metrics {
+                accepted = accepted.and(scrapers.admit(|| Scraper::accept(listener)));
+            }
+            let mut answers = Answers {
+                shared: &self.shared,
+                control: &self.control,
+                status: None,
+                recent: &mut recent,
+            };
+            observers.step(&mut answers);
+            scrapers.step(&mut answers);
+            let pause = match accepted {
+                Ok(()) => PAUSE,
+                Err(_) => ACCEPT_PAUSE,
             };
             if !self.wait(&[], Some(Instant::now() + pause)) {
-                return;
+                break;
             }
         }
+        observers.dismiss(Status::Stopping);
     }
 
-    /// Serves the next process on the status socket. Returns how long to pause afterwards, or `None` if no process was
-    /// waiting.
-    fn serve_observer(&self) -> Option<Duration> {
-        match self.socket.accept() {
-            Ok(socket) => {
-                if let Err(status) = self.serve(&socket, Instant::now() + TIME) {
-                    send_detached(&socket, status);
-                }
-                Some(PAUSE)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) => Some(ACCEPT_PAUSE),
-        }
-    }
-
-    /// Serves the next client that asks for the metrics, in the same way.
-    fn serve_scraper(&self) -> Option<Duration> {
-        match self.metrics.as_ref()?.accept() {
-            Ok((stream, _)) => {
-                // A client that asks too slowly, or does not take its answer, gets none.
-                let _ = self.answer_scraper(&stream, Instant::now() + TIME);
-                Some(PAUSE)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(_) => Some(ACCEPT_PAUSE),
-        }
-    }
-
-    /// Reads the request of a client that asks for the metrics, and answers it.
-    fn answer_scraper(&self, mut stream: &TcpStream, until: Instant) -> io::Result<()> {
-        stream.set_nonblocking(true)?;
-        let (mut request, mut length) = ([0; LONGEST_REQUEST], 0);
-        let asked = loop {
-            if let Some(asked) = Asked::read(request.get(..length).unwrap_or_default()) {
-                break asked;
-            }
-            match stream.read(request.get_mut(length..).unwrap_or_default()) {
-                Ok(0) => return Ok(()),
-                Ok(more) => length += more,
-                Err(error) => self.wait_again(error, stream, PollFlags::IN, until)?,
-            }
-        };
-        let text = answer(asked, metrics::CONTENT_TYPE, || self.metrics_text());
-        let mut left = text.as_slice();
-        while !left.is_empty() {
-            match stream.write(left) {
-                Ok(sent) => left = left.get(sent..).unwrap_or_default(),
-                Err(error) => self.wait_again(error, stream, PollFlags::OUT, until)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the metrics of this device.
-    fn metrics_text(&self) -> String {
-        match ask_status(&self.control) {
-            Ok(status) => metrics::of(&status, PerConnection::LeftOut),
-            Err(_) => metrics::of_silence(),
-        }
-    }
-
-    /// After an error on a stream, waits until the stream is ready again. Returns at once if the call was only
-    /// interrupted.
-    ///
-    /// # Errors
-    ///
-    /// Fails with `error` if it is neither `Interrupted` nor `WouldBlock`, and with [`io::ErrorKind::TimedOut`] if
-    /// `until` has passed or the thread has to end.
-    fn wait_again(
-        &self,
-        error: io::Error,
-        stream: &TcpStream,
-        what: PollFlags,
-        until: Instant,
-    ) -> io::Result<()> {
-        match error.kind() {
-            io::ErrorKind::Interrupted => return Ok(()),
-            io::ErrorKind::WouldBlock => {}
-            _ => return Err(error),
-        }
-        let goes_on = self.wait(&[PollFd::new(stream, what)], Some(until));
-        match goes_on && Instant::now() < until {
-            true => Ok(()),
-            false => Err(io::ErrorKind::TimedOut.into()),
-        }
+    /// Waits until there is something to do for clients, or until the time of one is over. Returns `false` if the
+    /// thread has to end.
+    fn wait_for(&self, observers: &Clients<Observer>, scrapers: &Clients<Scraper>) -> bool {
+        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        let metrics = self.metrics.iter();
+        fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
+        fds.extend(observers.fds());
+        fds.extend(scrapers.fds());
+        let until = [observers.next(), scrapers.next()];
+        self.wait(&fds, until.into_iter().flatten().min())
     }
 
     /// Waits until one of `fds` is ready, but not beyond `until`. Returns `false` if the thread has to end.
@@ -225,70 +187,160 @@ impl Server {
         let _ = poll(&mut all, time.as_ref());
         all.first().is_some_and(|stop| stop.revents().is_empty())
     }
+}
 
-    /// Answers a process's two requests: ATTACH, and then the request for the status or for the events.
-    fn serve(&self, socket: &SeqSocket, until: Instant) -> Result<(), Status> {
-        let mut buffer = vec![0; MAX_CONTROL_LENGTH];
-        let attach = self.receive(socket, &mut buffer, until)?;
-        let (cookie, common) = self.attach(attach)?;
-        let attached = attached(0, &self.shared.config, common);
-        answered(send(socket, kind::ATTACHED, cookie, &attached, &[]))?;
-        let (cookie, after) = loop {
-            let request = self.receive(socket, &mut buffer, until)?;
-            match read_request(request).map_err(|_| Status::Corrupt)? {
-                (_, Request::Skipped) => {}
-                (cookie, Request::Status(_)) => break (cookie, None),
-                (cookie, Request::Events(asked)) => break (cookie, Some(asked.after)),
-                _ => return Err(Status::Denied),
-            }
-        };
-        if let Some(after) = after {
-            let json = self.shared.events_json(after).map_err(|_| Status::System)?;
-            return answered(send_json(socket, cookie, &json));
-        }
-        let status = ask_status(&self.control).map_err(|_| Status::Busy)?;
-        answered(send_status(socket, cookie, &status))
+/// A client of one of the two sockets.
+trait Client: AsFd {
+    /// Returns what its socket has to be ready for before another step makes sense.
+    fn waits_for(&self) -> PollFlags;
+
+    /// Reads what the client has sent, and answers it, without waiting. Returns whether the client stays.
+    fn step(&mut self, answers: &mut Answers<'_>) -> bool;
+
+    /// Tells the client why it does not stay, if it would understand that.
+    fn dismiss(&self, status: Status);
+}
+
+/// The clients of a socket that have not got their answers yet, the oldest first, and until when each may stay.
+#[derive(Debug)]
+struct Clients<C>(VecDeque<(C, Instant)>);
+
+impl<C> Default for Clients<C> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<C: Client> Clients<C> {
+    fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let clients = self.0.iter();
+        clients.map(|(client, _)| PollFd::new(client, client.waits_for()))
     }
 
-    /// Checks the first message of a process. Returns its cookie, and the version and features of both sides.
-    fn attach(&self, message: &[u8]) -> Result<(u64, (u32, u64)), Status> {
-        let refused = match read_attach(message) {
-            Ok((cookie, attach, version)) if attach.role == role::OBSERVER => {
-                return Ok((cookie, (version, attach.features)));
-            }
-            Ok(_) => Status::Denied,
-            Err((Status::Version, _)) => Status::Version,
-            Err((status, _)) => return Err(status),
-        };
-        self.shared.registry().refused_attach(refused);
-        Err(refused)
+    /// Returns when the time of the oldest is over.
+    fn next(&self) -> Option<Instant> {
+        self.0.front().map(|(_, until)| *until)
     }
 
-    fn receive<'a>(
-        &self,
-        socket: &SeqSocket,
-        buffer: &'a mut [u8],
-        until: Instant,
-    ) -> Result<&'a [u8], Status> {
-        loop {
-            match socket.receive(buffer) {
-                Ok(received) if received.descriptors.is_empty() => {
-                    return buffer.get(..received.length).ok_or(Status::Corrupt);
+    /// Adds clients that have connected, for as long as `accept` returns some and up to a limit.
+    ///
+    /// # Errors
+    ///
+    /// The system cannot accept any for now.
+    fn admit(&mut self, mut accept: impl FnMut() -> io::Result<C>) -> io::Result<()> {
+        for _ in 0..MOST {
+            let client = match accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                result => result?,
+            };
+            if self.0.len() >= MOST {
+                if let Some((oldest, _)) = self.0.pop_front() {
+                    oldest.dismiss(Status::Limit);
                 }
-                Err(error) if error.is_would_block() => {}
-                Ok(_) | Err(_) => return Err(Status::Corrupt),
             }
-            if Instant::now() >= until {
-                return Err(Status::TimedOut);
+            self.0.push_back((client, Instant::now() + TIME));
+        }
+        Ok(())
+    }
+
+    /// Lets each take a step, and ends those whose time is over.
+    fn step(&mut self, answers: &mut Answers<'_>) {
+        self.0.retain_mut(|(client, until)| {
+            if !client.step(answers) {
+                return false;
             }
-            if !self.wait(&[PollFd::new(socket, PollFlags::IN)], Some(until)) {
-                return Err(Status::Stopping);
+            let has_time = Instant::now() < *until;
+            if !has_time {
+                client.dismiss(Status::TimedOut);
             }
+            has_time
+        });
+    }
+
+    /// Ends all of them.
+    fn dismiss(self, status: Status) {
+        for (client, _) in self.0 {
+            client.dismiss(status);
         }
     }
 }
 
-/// A process that leaves no room for its answer is no longer served.
-fn answered(sent: io::Result<()>) -> Result<(), Status> {
-    sent.map_err(|_| Status::Again)
+/// What the clients of a round are answered with.
+struct Answers<'a> {
+    shared: &'a Shared,
+    control: &'a ToControl,
+    /// The status, if a client of this round has asked for it: `None` within it means that the device did not answer.
+    status: Option<Option<status::Status>>,
+    recent: &'a mut Recent,
+}
+
+impl Answers<'_> {
+    /// Returns the status; `None` if the device does not answer in time.
+    fn status(&mut self) -> Option<&status::Status> {
+        let control = self.control;
+        let ask = || ask_status(control, STATUS_TIME).ok();
+        self.status.get_or_insert_with(ask).as_ref()
+    }
+
+    /// Returns the metrics.
+    fn metrics(&mut self) -> String {
+        let now = Instant::now();
+        if let Some(text) = self.recent.text(now) {
+            return text.to_owned();
+        }
+        let text = match self.status() {
+            Some(status) => metrics::of(status, PerConnection::LeftOut),
+            None => metrics::of_silence(),
+        };
+        self.recent.0 = Some((now, text.clone()));
+        text
+    }
+}
+
+/// The metrics that were made last, and when that began.
+#[derive(Debug, Default)]
+struct Recent(Option<(Instant, String)>);
+
+impl Recent {
+    /// Returns them, unless they are too old.
+    fn text(&self, now: Instant) -> Option<&str> {
+        let (at, text) = self.0.as_ref()?;
+        let age = now.saturating_duration_since(*at);
+        (age < METRICS_AGE).then_some(text.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::SeqSocket;
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_the_oldest() {
+        let pairs = (0..MOST + 2).map(|_| SeqSocket::pair().unwrap());
+        let (ours, theirs): (Vec<_>, Vec<_>) = pairs.unzip();
+        let mut ours = ours.into_iter().map(Observer::new);
+        let nobody = || io::Error::from(io::ErrorKind::WouldBlock);
+        let mut accept = || ours.next().ok_or_else(nobody);
+        let mut clients = Clients::default();
+        for _ in 0..2 {
+            clients.admit(&mut accept).unwrap();
+        }
+        assert_eq!(clients.0.len(), MOST);
+        let is_told = |client: &SeqSocket| client.receive(&mut [0; 64]).is_ok();
+        let told: Vec<bool> = theirs.iter().map(is_told).collect();
+        assert_eq!(told[..3], [true, true, false]);
+        assert!(!told[2..].contains(&true));
+    }
+
+    #[test]
+    fn the_metrics_are_those_of_less_than_a_second_ago() {
+        let start = Instant::now();
+        assert_eq!(Recent::default().text(start), None);
+        let recent = Recent(Some((start, "text".to_owned())));
+        for (milliseconds, text) in [(0, Some("text")), (999, Some("text")), (1000, None)] {
+            let now = start + Duration::from_millis(milliseconds);
+            assert_eq!(recent.text(now), text, "{milliseconds}");
+        }
+    }
 }

@@ -2,15 +2,15 @@
 
 //! The state that all threads of a broker share.
 //!
-//! One mutex protects the registry, and another the events; each is held for one look-up or change and never across a
-//! system call.
+//! One mutex protects the registry, and another the events; each is held for one look-up, change or copy, and never
+//! across a system call or while a text is made.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::config::Config;
-use super::events::{self, Ring, What};
+use super::events::{self, Rings, What};
 use super::process::Process;
 use crate::device::abi::Token;
 use crate::engine::admission::Limits;
@@ -32,7 +32,7 @@ pub(super) struct Shared {
     start: std::time::Instant,
     start_time: SystemTime,
     registry: Mutex<Registry<Arc<Process>>>,
-    events: Mutex<Ring>,
+    events: Mutex<Rings>,
 }
 
 impl Shared {
@@ -80,8 +80,8 @@ impl Shared {
         events::to_json(self.start_time_seconds(), &events)
     }
 
-    fn events(&self) -> MutexGuard<'_, Ring> {
-        // The ring is consistent after each step of its methods.
+    fn events(&self) -> MutexGuard<'_, Rings> {
+        // The rings are consistent after each step of their methods.
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
+use crate::device::abi::protection;
 use crate::engine::registry::{self, Close};
 use crate::engine::shard::{ConnReport, QueueReport};
 use crate::fabric::FabricKind;
@@ -125,6 +126,10 @@ pub struct Totals {
     pub connections: usize,
     /// Number of connections that have negotiated and have no owner.
     pub undispatched: usize,
+    /// Number of connections that are offered to the listener and have no owner yet, which is what
+    /// [`Limits::undispatched`] limits.
+    #[serde(default)]
+    pub dispatching: usize,
     /// Number of connections that have negotiated and have no session.
     pub unauthenticated: usize,
     /// Number of tokens that may be claimed.
@@ -194,7 +199,10 @@ impl Carried {
 
 impl From<&registry::Carried> for Carried {
     fn from(carried: &registry::Carried) -> Self {
-        let mut sum = Self::default();
+        let mut sum = Self {
+            requested: carried.requested,
+            ..Self::default()
+        };
         sum.add(carried.connections, &carried.traffic);
         sum
     }
@@ -247,8 +255,9 @@ pub struct ConnectionStatus {
     pub starved: usize,
     /// Whether the connection's worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
-    /// How file data is protected, if smbd has said so: `plain`, `signed`, `encrypted`, `signed in messages` or
-    /// `encrypted in messages`. Data that is not in messages may go by RDMA.
+    /// How file data is protected in the session of the last login, if smbd has said so: `plain`, `signed`,
+    /// `encrypted`, `signed in messages` or `encrypted in messages`. Data that is not in messages may go by RDMA. smbd
+    /// does not say what single shares encrypt besides.
     #[serde(default)]
     pub protection: Option<String>,
     /// Time since the connection was accepted.
@@ -287,9 +296,21 @@ impl ConnectionStatus {
             outstanding: conn.outstanding,
             starved: status.starved,
             authenticated: conn.authenticated,
-            protection: None,
+            protection: conn.protection.and_then(protection_name).map(str::to_owned),
             age_seconds: now.saturating_since(conn.since).as_secs_f64(),
         }
+    }
+}
+
+/// Returns the name of one of `protection::*`; `None` if it is not known here.
+const fn protection_name(value: u32) -> Option<&'static str> {
+    match value {
+        protection::PLAIN => Some("plain"),
+        protection::SIGNED => Some("signed"),
+        protection::ENCRYPTED => Some("encrypted"),
+        protection::SIGNED_IN_MESSAGES => Some("signed in messages"),
+        protection::ENCRYPTED_IN_MESSAGES => Some("encrypted in messages"),
+        _ => None,
     }
 }
 
@@ -389,14 +410,20 @@ pub struct ClientStatus {
     pub multichannel: Option<bool>,
     /// How often the client asked for the server's interfaces and was answered.
     pub asked: u64,
-    /// The number of RDMA-capable addresses in the last answer.
+    /// The number of RDMA-capable addresses in the last answer; `null` also if the last question counts as `withheld`.
     pub told: Option<u32>,
     /// How often the answer announced no RDMA-capable address because the client's session is signed or encrypted and
     /// its connection has no RDMA transform for that.
     pub withheld: u64,
+    /// Number of SMB Direct sessions of the client: logins on an SMB Direct connection.
+    #[serde(default)]
+    pub direct: u64,
+    /// Time from the broker's start to the last such login.
+    #[serde(default)]
+    pub direct_at_seconds: Option<f64>,
     /// How often the client could not bind an SMB Direct connection to its session.
     pub refused: u64,
-    /// The NTSTATUS of the last such failure, in hexadecimal.
+    /// The NTSTATUS of the last such failure, in hexadecimal; `null` if there has been an SMB Direct session since.
     pub refusal: Option<String>,
 }
 

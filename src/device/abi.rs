@@ -224,7 +224,8 @@ pub mod note {
     pub const MULTICHANNEL: u32 = 0x10000;
 }
 
-/// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data.
+/// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data, as its session demands.
+/// What a single share encrypts besides is not in the note.
 pub mod protection {
     /// File data is neither signed nor encrypted, and may go by RDMA.
     pub const PLAIN: u32 = 0;

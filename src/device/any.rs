@@ -93,6 +93,20 @@ impl Channel for AnyChannel {
         }
     }
 
+    fn is_mostly_free(&self) -> bool {
+        match self {
+            Self::Socket(channel) => channel.is_mostly_free(),
+            Self::Char(channel) => channel.is_mostly_free(),
+        }
+    }
+
+    fn has_room_again(&mut self) -> bool {
+        match self {
+            Self::Socket(channel) => channel.has_room_again(),
+            Self::Char(channel) => channel.has_room_again(),
+        }
+    }
+
     fn receive(&mut self) -> Result<Option<Delivery<AnyBell>>, Status> {
         match self {
             Self::Socket(channel) => {

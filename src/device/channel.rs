@@ -33,8 +33,20 @@ pub trait Channel {
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: the device must receive first. [`Status::Detached`]: the device has gone.
+    /// [`Status::Again`]: the device must receive first, see [`has_room_again`](Self::has_room_again).
+    /// [`Status::Detached`]: it has gone.
     fn send(&mut self, message: &[u8]) -> Result<(), Status>;
+
+    /// Returns whether most of the room for messages to the device is free.
+    fn is_mostly_free(&self) -> bool {
+        true
+    }
+
+    /// Returns whether most of the room is free again after [`send`](Self::send) has refused a message. It says so
+    /// once; until it does, `event_fd` becomes readable when it would.
+    fn has_room_again(&mut self) -> bool {
+        false
+    }
 
     /// Returns the next control message; `None` if there is none now.
     ///
@@ -67,6 +79,8 @@ pub struct Delivery<D> {
 pub struct SocketChannel {
     socket: SeqSocket,
     waker: Waker,
+    /// A message was refused, so that the waker watches for room.
+    waits_for_room: bool,
     /// The bytes of the message that is being received.
     buffer: Box<[u8; MAX_CONTROL_LENGTH]>,
 }
@@ -107,6 +121,7 @@ impl SocketChannel {
     pub fn new(socket: SeqSocket) -> io::Result<Self> {
         Ok(Self {
             waker: Waker::new(socket.as_fd())?,
+            waits_for_room: false,
             socket,
             buffer: Box::new([0; MAX_CONTROL_LENGTH]),
         })
@@ -118,6 +133,12 @@ impl SocketChannel {
     pub fn device_process(&self) -> Option<u32> {
         let device = self.socket.peer_credentials().ok()?;
         u32::try_from(device.process).ok().filter(|id| *id > 0)
+    }
+
+    fn wait_for_room(&mut self, wanted: bool) {
+        // This does not fail while the socket is open.
+        let watched = self.waker.watch_writable(self.socket.as_fd(), wanted);
+        self.waits_for_room = wanted && watched.is_ok();
     }
 }
 
@@ -133,12 +154,27 @@ impl Channel for SocketChannel {
     }
 
     fn send(&mut self, message: &[u8]) -> Result<(), Status> {
-        self.socket
-            .send(message, &[])
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => Status::Again,
-                _ => Status::Detached,
-            })
+        match self.socket.send(message, &[]) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait_for_room(true);
+                Err(Status::Again)
+            }
+            Err(_) => Err(Status::Detached),
+        }
+    }
+
+    fn is_mostly_free(&self) -> bool {
+        // If that cannot be found out, sending shows whether there is room.
+        self.socket.is_mostly_free().unwrap_or(true)
+    }
+
+    fn has_room_again(&mut self) -> bool {
+        let has_room = self.waits_for_room && self.is_mostly_free();
+        if has_room {
+            self.wait_for_room(false);
+        }
+        has_room
     }
 
     fn receive(&mut self) -> Result<Option<Delivery<Bell>>, Status> {
@@ -201,11 +237,14 @@ fn map_file(file: OwnedFd, length: u64) -> Result<Memory, Status> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use zerocopy::FromZeros;
 
-    use super::super::abi::{Queue, Reply, Segment, Wake};
-    use super::super::message::{Body, encode};
+    use super::super::abi::{Attached, ClientNote, Queue, Reply, Segment, VERSION, Wake};
+    use super::super::event::{Event, Role};
+    use super::super::handle::Handle;
+    use super::super::message::{Body, encode, read_request};
     use super::*;
     use crate::sys::{SeqListener, wait_readable};
 
@@ -344,5 +383,58 @@ mod tests {
         let mut pair = Pair::new();
         let full = (0..100_000).find_map(|_| pair.channel.send(&[0; 64]).err());
         assert_eq!(full, Some(Status::Again));
+    }
+
+    /// Makes a listener that is attached, and the other end of its socket, at which nothing receives.
+    fn listener() -> (Handle<SocketChannel>, SeqSocket) {
+        let Pair { channel, device } = Pair::new();
+        let mut listener = Handle::over(channel, Role::Listener, None).unwrap();
+        let mut buffer = [0; MAX_CONTROL_LENGTH];
+        let length = device.receive(&mut buffer).unwrap().length;
+        let (cookie, _) = read_request(&buffer[..length]).unwrap();
+        let attached = Attached {
+            version: VERSION,
+            ..Attached::new_zeroed()
+        };
+        let mut message = Vec::new();
+        encode(cookie, &attached, &[], &mut message);
+        device.send(&message, &[]).unwrap();
+        assert_eq!(listener.next_event(), Ok(Some(Event::Attached)));
+        assert_eq!(listener.next_event(), Ok(None));
+        (listener, device)
+    }
+
+    fn receive_all(device: &SeqSocket) {
+        let mut buffer = [0; MAX_CONTROL_LENGTH];
+        while device.receive(&mut buffer).is_ok() {}
+    }
+
+    #[test]
+    fn notes_leave_room_for_requests() {
+        let (mut listener, device) = listener();
+        let note = ClientNote::new_zeroed();
+        let refused = (0..100_000).find_map(|_| listener.note_client(&note).err());
+        assert_eq!(refused, Some(Status::Again));
+        assert_eq!(listener.set_addresses(1, None), Ok(()));
+        assert_eq!(listener.decline(2, [1; 16]), Ok(()));
+        receive_all(&device);
+        assert_eq!(listener.note_client(&note), Ok(()));
+        assert_eq!(listener.next_event(), Ok(None), "no request was refused");
+    }
+
+    #[test]
+    fn room_is_told_although_no_answer_comes() {
+        let (mut listener, device) = listener();
+        while listener.channel.socket.send(&[0; 64], &[]).is_ok() {}
+        for _ in 0..2 {
+            assert_eq!(listener.decline(1, [1; 16]), Err(Status::Again));
+        }
+        assert_eq!(listener.next_event(), Ok(None));
+        receive_all(&device);
+        let time = Some(Duration::from_secs(10));
+        wait_readable(listener.event_fd().unwrap(), time).unwrap();
+        assert_eq!(listener.next_event(), Ok(Some(Event::Room)));
+        assert_eq!(listener.next_event(), Ok(None), "once");
+        assert_eq!(listener.decline(1, [1; 16]), Ok(()));
     }
 }

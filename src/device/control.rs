@@ -40,7 +40,8 @@ impl Asked {
 }
 
 impl<C: Channel> Handle<C> {
-    /// Sends a request. Returns [`Status::Again`] if it cannot be sent now; [`Event::Room`] then follows.
+    /// Sends a request. Returns [`Status::Again`] if it cannot be sent now; [`Event::Room`] then follows: with the next
+    /// answer, or, because messages without an answer may have filled the channel, once that has room.
     pub(super) fn request<B: Body>(
         &mut self,
         asked: Asked,
@@ -92,13 +93,24 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Reads one control message; returns `false` if there is none.
+    /// Sends what found no room before, if there is room again. Returns whether the caller has to be told of that.
+    fn resume(&mut self) -> bool {
+        if !self.channel.has_room_again() {
+            return false;
+        }
+        let refused = std::mem::take(&mut self.request_refused);
+        self.room |= refused;
+        self.trade_memory();
+        refused
+    }
+
+    /// Reads one control message; returns `false` if there is none, and nothing else to report.
     pub(super) fn read_message(&mut self) -> Result<bool, Status> {
         if matches!(self.state, State::Leaving(_)) {
             return Ok(false);
         }
         match self.channel.receive() {
-            Ok(None) => Ok(false),
+            Ok(None) => Ok(self.resume()),
             Ok(Some(delivery)) => self.handle_message(delivery).map(|()| true),
             // The entries that the device wrote into the rings before it went are still valid.
             Err(Status::Detached) => {

@@ -276,9 +276,14 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Again`]: the note cannot be sent now, and is lost. [`Status::NotAttached`]: not a listener.
+    /// [`Status::Again`]: the device has not read many earlier messages, and the note is lost; [`Event::Room`] does not
+    /// follow. [`Status::NotAttached`]: not a listener.
     pub fn note_client(&mut self, note: &ClientNote) -> Result<(), Status> {
         self.check(Role::Listener)?;
+        // Only an administrator misses a note, but connections depend on requests.
+        if !self.channel.is_mostly_free() {
+            return Err(Status::Again);
+        }
         self.tell(note)
     }
 

@@ -201,6 +201,12 @@ impl Admission {
     pub fn strangers(&self) -> usize {
         self.strangers.total()
     }
+
+    /// Returns the number of connections that are offered to the listener.
+    #[must_use]
+    pub fn offered(&self) -> usize {
+        self.offered.total()
+    }
 }
 
 /// Returns one source's share of a limit.

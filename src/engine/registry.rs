@@ -61,10 +61,14 @@ pub struct Close {
 /// The number of connections, and their traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
+    /// How many connections asked to be accepted.
+    pub requested: u64,
     /// How many connections there were.
     pub connections: u64,
     /// Their traffic.
     pub traffic: Traffic,
+    /// Number of WRITEs whose data was fetched before their owners got them.
+    pub fetched_ahead: u64,
 }
 
 /// The registrations for a client.
@@ -105,8 +109,12 @@ pub struct Registry<P> {
     refused: BTreeMap<&'static str, u64>,
     /// Decides when to warn about limits.
     pub warnings: Warnings,
-    /// The connections and traffic of shards that have ended, by fabric.
+    /// The numbers of the shards that have ended.
+    ended: BTreeSet<usize>,
+    /// What they carried, by fabric.
     carried: BTreeMap<&'static str, Carried>,
+    /// The counters of their transports.
+    transport: BTreeMap<&'static str, u64>,
 }
 
 impl<P: Peer> Registry<P> {
@@ -128,7 +136,9 @@ impl<P: Peer> Registry<P> {
             ends: BTreeMap::new(),
             refused: BTreeMap::new(),
             warnings: Warnings::default(),
+            ended: BTreeSet::new(),
             carried: BTreeMap::new(),
+            transport: BTreeMap::new(),
         }
     }
 
@@ -382,15 +392,41 @@ impl<P: Peer> Registry<P> {
         *self.refused.entry(status.name()).or_default() += 1;
     }
 
-    /// Returns the connections and traffic of a fabric's shards that have ended.
-    pub fn carried(&mut self, fabric: &'static str) -> &mut Carried {
-        self.carried.entry(fabric).or_default()
+    /// Keeps what a shard of this fabric has carried and counted that has ended. From now on the shard cannot be asked,
+    /// and totals must not fall.
+    pub fn shard_ended(
+        &mut self,
+        (shard, fabric): (usize, &'static str),
+        carried: Carried,
+        transport: impl Iterator<Item = (&'static str, u64)>,
+    ) {
+        self.ended.insert(shard);
+        let sum = self.carried.entry(fabric).or_default();
+        sum.requested += carried.requested;
+        sum.connections += carried.connections;
+        sum.traffic += carried.traffic;
+        sum.fetched_ahead += carried.fetched_ahead;
+        for (name, count) in transport {
+            *self.transport.entry(name).or_default() += count;
+        }
     }
 
-    /// Returns the same for each fabric.
+    /// Returns the numbers of the shards that have ended.
+    #[must_use]
+    pub const fn ended_shards(&self) -> &BTreeSet<usize> {
+        &self.ended
+    }
+
+    /// Returns what they carried, by fabric.
     #[must_use]
     pub const fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
         &self.carried
+    }
+
+    /// Returns what their transports counted.
+    #[must_use]
+    pub const fn transport_before(&self) -> &BTreeMap<&'static str, u64> {
+        &self.transport
     }
 
     /// Returns all counters.
@@ -426,6 +462,12 @@ impl<P: Peer> Registry<P> {
     #[must_use]
     pub const fn undispatched(&self) -> usize {
         self.undispatched
+    }
+
+    /// Returns the number of connections that are offered to the listener and have no owner yet.
+    #[must_use]
+    pub fn dispatching(&self) -> usize {
+        self.admission.offered()
     }
 
     /// Returns the number of connections that have negotiated and have no session.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A descriptor that shows when another one is readable, and wake-ups by its own process.
+//! A descriptor that shows when another one is ready, and wake-ups by its own process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,6 +37,19 @@ impl Waker {
             bell,
             awake: false,
         })
+    }
+
+    /// Also makes the descriptor readable while `other`, the descriptor that [`new`](Self::new) got, is writable, or no
+    /// longer does so.
+    ///
+    /// # Errors
+    ///
+    /// Fails only if `other` is closed.
+    pub fn watch_writable(&self, other: BorrowedFd<'_>, wanted: bool) -> io::Result<()> {
+        let mut events = epoll::EventFlags::IN;
+        events.set(epoll::EventFlags::OUT, wanted);
+        let nothing = epoll::EventData::new_u64(0);
+        Ok(epoll::modify(&self.epoll, other, nothing, events)?)
     }
 
     /// Makes the descriptor readable.
@@ -89,6 +102,11 @@ mod tests {
         waker.wake();
         assert!(is_readable(&waker));
         waker.calm();
+        assert!(!is_readable(&waker));
+        // An eventfd is writable.
+        waker.watch_writable(other.as_fd(), true).unwrap();
+        assert!(is_readable(&waker));
+        waker.watch_writable(other.as_fd(), false).unwrap();
         assert!(!is_readable(&waker));
     }
 }

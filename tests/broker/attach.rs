@@ -2,6 +2,8 @@
 
 //! Tests which processes may attach, and what the device tells the others.
 
+use std::collections::BTreeMap;
+
 use smbdirect::device::Status;
 use smbdirect::device::abi::{self, kind, role};
 use zerocopy::IntoBytes;
@@ -40,6 +42,25 @@ fn refuses_a_process_of_another_version() {
         assert_eq!(detached.status, Status::Version.code());
         assert_eq!(detached.version, abi::VERSION, "which versions met");
     }
+}
+
+#[test]
+fn each_process_that_may_not_attach_is_counted_once() {
+    let scene = Scene::with(|config| config.max_workers = 1);
+    let _worker = Raw::worker(scene.path());
+    let mut raw = Raw::connect(scene.path());
+    raw.try_attach(abi::VERSION, role::WORKER, [0; 16]);
+    assert_eq!(raw.detached(), Status::Limit);
+    let mut raw = Raw::connect(scene.path());
+    raw.request(kind::ATTACH, &abi::Attach::new(role::WORKER, [7; 16]));
+    assert_eq!(raw.detached(), Status::NoToken);
+    let mut raw = Raw::connect(scene.path());
+    raw.socket.send(b"not a message", &[]).unwrap();
+    assert_eq!(raw.detached(), Status::Corrupt);
+    let status = scene.status();
+    let once = ["corrupt", "limit", "no_token"].map(|name| (name.to_owned(), 1));
+    assert_eq!(status.refused, BTreeMap::from(once));
+    assert_eq!(status.counters["refused_attach"], 3);
 }
 
 /// smbd and the device are restarted at different times, so the newer side speaks the older side's version.

@@ -2,6 +2,7 @@
 
 //! Tests how workers and brokers end, and start again.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -184,6 +185,56 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     scene.broker.take().unwrap().wait().unwrap();
 }
 
+/// A program that computes rates from two looks takes a number that falls for a device that has been started anew.
+#[test]
+fn no_count_falls_while_reactors_end_one_after_the_other() {
+    let scene = Scene::with(|config| {
+        config.reactors = 2;
+        config.drain_timeout = Duration::from_secs(3600);
+    });
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(worker.register([1; 16], 0), Status::Ok);
+    let mut clients = Vec::new();
+    // The kernel distributes connections between the reactors.
+    while worker.queues.len() < 2 {
+        assert!(clients.len() < 90, "all are at one reactor");
+        let client = scene.client(1);
+        let conn = worker.connection().conn;
+        worker.pdu(conn);
+        clients.push(client);
+    }
+    // One connection stays busy, because this message is not given back.
+    clients[0].send(b"under way");
+    let (_pdu, _) = worker.expect(event::PDU);
+    let mut before = counts(&scene.status());
+    scene.broker().stop();
+    let mut looks = 0;
+    scene.until("only that connection is left for a while", |status| {
+        let now = counts(status);
+        for (name, count) in &before {
+            assert!(
+                now.get(name) >= Some(count),
+                "{name} fell from {count}: {now:?}"
+            );
+        }
+        before = now;
+        looks += u32::from(status.connections.len() == 1);
+        looks == 50
+    });
+}
+
+/// Returns all numbers of a status that only grow.
+fn counts(status: &Report) -> BTreeMap<String, u64> {
+    let mut counts = status.counters.clone();
+    for (fabric, carried) in &status.carried {
+        let carried = serde_json::to_value(carried).unwrap();
+        for (name, count) in carried.as_object().unwrap() {
+            counts.insert(format!("{fabric} {name}"), count.as_u64().unwrap());
+        }
+    }
+    counts
+}
+
 #[test]
 fn a_broker_that_stops_does_not_wait_for_ever() {
     let mut scene = Scene::with(|config| config.drain_timeout = Duration::from_millis(50));
@@ -305,7 +356,9 @@ fn refuses_a_user_that_is_not_named() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("denied"), "{text}");
-    assert_eq!(scene.status().counters["refused_process"], 1);
+    let status = scene.status();
+    assert_eq!(status.counters["refused_process"], 1);
+    assert_eq!(status.refused["denied"], 1);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use smbdirect::broker::events::{Events, What};
-use smbdirect::device::abi::{self, kind, role};
+use smbdirect::device::abi::{self, kind, note, protection, role};
 use smbdirect::device::{Status, observe, observe_events, status_path};
 use zerocopy::IntoBytes;
 
@@ -126,6 +126,27 @@ fn tells_at_both_sockets_what_has_happened_since_then() {
 }
 
 #[test]
+fn tells_what_smbd_says_about_the_session_of_a_connection() {
+    let scene = Scene::new();
+    let listener = Raw::attach(scene.path(), role::LISTENER);
+    let (_worker, _, _client) = scene.pair(1);
+    let peer = scene.status().connections[0].peer;
+    let said = |value| {
+        let before = scene.status().connections[0].protection.clone();
+        listener.note(peer, note::SESSION, value);
+        let status = scene.until("it is noted", |status| {
+            status.connections[0].protection != before
+        });
+        status.connections[0].protection.clone()
+    };
+    let words = said(protection::SIGNED_IN_MESSAGES);
+    assert_eq!(words.as_deref(), Some("signed in messages"));
+    assert_eq!(said(protection::PLAIN).as_deref(), Some("plain"));
+    // This device does not know what a later smbd says.
+    assert_eq!(said(99), None);
+}
+
+#[test]
 fn whoever_may_not_use_the_control_socket_is_answered_there() {
     let scene = Scene::new();
     // Behave as if the control socket were gone, or closed to this user.
@@ -160,7 +181,10 @@ fn nobody_becomes_a_worker_or_a_listener_there() {
     let null = std::fs::File::open("/dev/null").unwrap();
     raw.socket.send(b"x", &[null.as_fd()]).unwrap();
     assert_eq!(raw.detached(), Status::Corrupt);
-    assert_eq!(scene.status().processes, []);
+    let status = scene.status();
+    assert_eq!(status.processes, []);
+    // Only members of a group do that, and no smbd is kept out.
+    assert!(status.refused.is_empty(), "{:?}", status.refused);
 }
 
 #[test]
@@ -170,6 +194,17 @@ fn one_that_says_nothing_loses_its_turn() {
     let mut silent = Raw::connect(&path);
     let _observer = Raw::attach(&path, role::OBSERVER);
     assert_eq!(silent.detached(), Status::TimedOut);
+}
+
+#[test]
+fn those_that_say_nothing_keep_nobody_waiting() {
+    let scene = Scene::new();
+    let path = status_of(&scene);
+    // These are more than are served at a time, and would take 200 seconds one after the other.
+    let _silent: Vec<Raw> = (0..100).map(|_| Raw::connect(&path)).collect();
+    let mut observer = Raw::attach(&path, role::OBSERVER);
+    let answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+    assert_eq!(answer.kind, kind::STATUS_REPORT);
 }
 
 #[test]

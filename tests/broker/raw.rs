@@ -3,6 +3,7 @@
 //! An attached process at the lowest level: control messages, rings and segments.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -198,6 +199,23 @@ impl Raw {
         encode(self.last_cookie, &set, list.as_bytes(), &mut bytes);
         self.socket.send(&bytes, &[]).unwrap();
         self.last_cookie
+    }
+
+    /// Tells the device, as a listener, what smbd knows about a client.
+    pub(crate) fn note(&self, client: SocketAddr, note: u16, value: u32) {
+        let address = match client.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let note = abi::ClientNote {
+            address: address.octets(),
+            note,
+            port: client.port(),
+            value,
+        };
+        let mut bytes = Vec::new();
+        encode(0, &note, &[], &mut bytes);
+        self.socket.send(&bytes, &[]).unwrap();
     }
 
     pub(crate) fn decline(&mut self, token: Token) -> Status {

@@ -227,6 +227,31 @@ fn a_burst_of_one_source_waits_and_is_served() {
     assert_eq!(scene.status().totals.undispatched, 0);
 }
 
+/// Clients that have not sent a request yet, and those that wait for their turn, do not use up the limit of offers.
+#[test]
+fn the_status_compares_offers_with_the_limit_of_offers() {
+    let scene = Scene::with(|config| config.max_undispatched = 8);
+    let _silent: Vec<Client> = (0..20)
+        .map(|_| scene.peers.connect(scene.address()))
+        .collect();
+    let status = scene.until("all are there", |status| status.totals.undispatched == 20);
+    assert_eq!(
+        (status.limits.undispatched, status.totals.dispatching),
+        (8, 0)
+    );
+    let mut listener = Raw::attach(scene.path(), role::LISTENER);
+    let _clients: Vec<Client> = (0..10).map(|n| scene.client(n)).collect();
+    let status = scene.until("two wait", |status| {
+        status.counters.get("waited_for_offer") == Some(&2)
+    });
+    assert_eq!(status.totals.dispatching, 8);
+    let token = listener.offer().token;
+    assert_eq!(listener.decline(token), Status::Ok);
+    scene.until("the next one is offered", |status| {
+        status.totals.dispatching == 8 && status.totals.undispatched == 29
+    });
+}
+
 #[test]
 fn a_connection_that_waited_goes_to_the_worker_that_its_client_has_meanwhile() {
     let scene = Scene::with(|config| config.max_undispatched = 1);

@@ -2,8 +2,12 @@
 
 //! Tests which process gets a connection, and what becomes of it.
 
+use std::net::{IpAddr, SocketAddr};
+
 use smbdirect::device::Status;
-use smbdirect::device::abi::{Completion, TransferSubmission, event, op};
+use smbdirect::device::abi::{
+    ClientNote, Completion, TransferSubmission, event, note, op, protection,
+};
 use smbdirect::engine::peer::{Peer, Untold};
 use zerocopy::transmute;
 
@@ -35,6 +39,38 @@ fn another_client_is_offered_and_goes_to_the_process_that_names_the_token() {
     assert_eq!(worker.claimed(), Some(Status::Ok));
     assert_eq!(worker.connection_and_message().1, negotiate(9));
     assert_eq!(scene.claim(&worker, offer.token), Err(Status::NoToken));
+    scene.leaves_nothing();
+}
+
+#[test]
+fn what_smbd_says_about_a_connection_is_not_said_about_the_next_one() {
+    let mut scene = Scene::new();
+    let (client, ..) = scene.pair(1);
+    let said = |scene: &mut Scene| -> Vec<(SocketAddr, Option<u32>)> {
+        let connections = scene.shards[0].report().connections.into_iter();
+        connections.map(|it| (it.peer, it.protection)).collect()
+    };
+    let peer = said(&mut scene)[0].0;
+    let next = SocketAddr::new(peer.ip(), peer.port() + 1);
+    for peer in [peer, next] {
+        let IpAddr::V4(ip) = peer.ip() else {
+            panic!("{peer}");
+        };
+        scene.shards[0].set_protection(&ClientNote {
+            address: ip.to_ipv6_mapped().octets(),
+            note: note::SESSION,
+            port: peer.port(),
+            value: protection::ENCRYPTED,
+        });
+    }
+    let encrypted = Some(protection::ENCRYPTED);
+    assert_eq!(said(&mut scene), [(peer, encrypted)]);
+    let _next = scene.connect(0);
+    let mut both = said(&mut scene);
+    both.sort_unstable();
+    assert_eq!(both, [(peer, encrypted), (next, None)]);
+    scene.close(&client);
+    assert_eq!(said(&mut scene), [(next, None)]);
     scene.leaves_nothing();
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use smbdirect::device::abi::{event, op};
+use smbdirect::engine::shard::Host;
 
 use crate::scene::Scene;
 
@@ -62,7 +63,11 @@ fn a_shard_that_stops_waits_for_what_is_under_way() {
     assert_eq!(scene.ends, ["stopping"]);
     assert!(scene.is_closed(&client) && scene.shards[0].has_stopped());
     let carried = scene.carried();
-    assert_eq!((carried.connections, carried.traffic.messages_in), (1, 2));
+    assert_eq!((carried.requested, carried.connections), (1, 1));
+    assert_eq!(carried.traffic.messages_in, 2);
+    let registry = scene.office.registry();
+    assert!(registry.ended_shards().contains(&0));
+    assert_eq!(registry.transport_before().values().sum::<u64>(), 1);
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Limits {
 #[serde(default)]
 pub(crate) struct Totals {
     pub(crate) connections: u64,
-    pub(crate) undispatched: u64,
+    pub(crate) dispatching: u64,
     pub(crate) unauthenticated: u64,
     pub(crate) memory: u64,
 }
@@ -218,12 +218,12 @@ impl Device {
         }
         writeln!(
             f,
-            "Connections  {} of {}, {} of {} not logged in, {} of {} without an owner",
+            "Connections  {} of {}, {} of {} not logged in, {} of {} offered to smbd",
             totals.connections,
             limits.connections,
             totals.unauthenticated,
             limits.unauthenticated,
-            totals.undispatched,
+            totals.dispatching,
             limits.undispatched
         )?;
         self.workers(f)?;
@@ -310,13 +310,13 @@ impl Device {
         match self.rates {
             None => writeln!(
                 f,
-                "\nConnections (state: * not logged in, S signed, E encrypted, m data goes in messages;\n\
+                "\nConnections (state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages;\n\
                  credits: to send/granted; in, out: messages; read, written: RDMA)"
             )?,
             Some(_) => writeln!(
                 f,
-                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, m data goes in\n\
-                 messages; in, out: messages; read, written: RDMA; all in bytes per second)"
+                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, ? unknown, m data\n\
+                 goes in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
             )?,
         }
         writeln!(
@@ -368,8 +368,8 @@ impl Device {
 }
 
 impl Connection {
-    /// Returns the connection's state, with a mark if no user has logged in on the connection and the state does not
-    /// imply that, or else with marks for how the connection's data is protected.
+    /// Its state, with a mark if nobody has logged in on it and the state does not imply that, or with marks for what
+    /// happens to its data, or a mark if smbd has not said that.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
@@ -379,6 +379,7 @@ impl Connection {
             Some("encrypted") => " E",
             Some("signed in messages") => " Sm",
             Some("encrypted in messages") => " Em",
+            None if self.authenticated == Some(true) => " ?",
             _ => "",
         };
         format!("{}{marks}", self.state)

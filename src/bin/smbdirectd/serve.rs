@@ -176,15 +176,6 @@ fn not_started(error: &StartError) -> String {
             }
             _ => "",
         },
-        StartError::Metrics { source, .. } => match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another program listens there (ss -ltnp): give the metrics another port"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
-            }
-            _ => "",
-        },
         StartError::Control { source, .. } | StartError::StatusSocket { source, .. } => {
             match source.kind() {
                 io::ErrorKind::AddrInUse => {

@@ -2,19 +2,20 @@
 
 //! Keeps what smbd says about its clients, for people who ask why a client does not use RDMA.
 //!
-//! A client is an address. Only the addresses about which smbd has said something most recently are kept.
+//! A client is an address. When there are too many, the source that has most of them loses the one about which smbd has
+//! said nothing for the longest time: smbd speaks of everyone who connects to it, so a host with many addresses could
+//! otherwise make all others be forgotten.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::broker::status::{self, ClientStatus};
-use crate::device::abi::{ClientNote, note, protection};
+use crate::device::abi::{ClientNote, note};
+use crate::fabric::{Source, Sources};
 use crate::units::Instant;
 
 /// Maximum number of addresses.
 const MOST: usize = 1024;
-/// Maximum number of a client's connections whose protection is kept: Samba allows 32 channels for a session.
-const CHANNELS: usize = 32;
 
 /// Notes about one client.
 #[derive(Debug, Default)]
@@ -26,44 +27,39 @@ struct Client {
     /// The value of the last [`note::NEGOTIATED`].
     negotiated: Option<u32>,
     asked: u64,
-    /// The value of the last [`note::ASKED`].
+    /// The value of the last [`note::ASKED`], if no [`note::WITHHELD`] came after it.
     told: Option<u32>,
     withheld: u64,
+    /// The number of its SMB Direct sessions, and when the last one came.
+    direct: u64,
+    direct_at: Option<Instant>,
     refused: u64,
-    /// The value of the last [`note::REFUSED`].
+    /// The value of the last [`note::REFUSED`], if no [`note::SESSION`] came after it.
     refusal: Option<u32>,
-    /// The value of the last [`note::SESSION`] of each port, the newest last.
-    sessions: VecDeque<(u16, u32)>,
-}
-
-impl Client {
-    fn session(&mut self, port: u16, value: u32) {
-        self.sessions.retain(|(other, _)| *other != port);
-        if self.sessions.len() >= CHANNELS {
-            self.sessions.pop_front();
-        }
-        self.sessions.push_back((port, value));
-    }
 }
 
 /// The register of clients.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     known: HashMap<Ipv6Addr, Client>,
+    /// The same addresses; the one about which a note came last is the youngest.
+    sources: Sources<Ipv6Addr>,
     notes: u64,
 }
 
 impl Clients {
-    /// Records a note. A note of a kind that is not known here changes nothing.
+    /// Records a note: what smbd says last counts. A note of a kind that is not known here changes nothing.
     pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {
         if !(note::NEGOTIATED..=note::REFUSED).contains(&note.note) {
             return;
         }
         let address = Ipv6Addr::from(note.address);
-        if self.known.len() >= MOST && !self.known.contains_key(&address) {
-            let oldest = self.known.iter().min_by_key(|(_, client)| client.last);
-            let oldest = oldest.map(|(address, _)| *address);
-            oldest.and_then(|oldest| self.known.remove(&oldest));
+        self.sources.add(address, Source::of(IpAddr::V6(address)));
+        if self.sources.total() > MOST {
+            if let Some(oldest) = self.sources.oldest_of_greediest() {
+                self.sources.remove(&oldest);
+                self.known.remove(&oldest);
+            }
         }
         self.notes += 1;
         let client = self.known.entry(address).or_default();
@@ -74,8 +70,15 @@ impl Clients {
                 client.asked += 1;
                 client.told = Some(note.value);
             }
-            note::WITHHELD => client.withheld += 1,
-            note::SESSION => client.session(note.port, note.value),
+            note::WITHHELD => {
+                client.withheld += 1;
+                client.told = None;
+            }
+            note::SESSION => {
+                client.direct += 1;
+                client.direct_at = Some(now);
+                client.refusal = None;
+            }
             _ => {
                 client.refused += 1;
                 client.refusal = Some(note.value);
@@ -97,29 +100,12 @@ impl Clients {
             asked: client.asked,
             told: client.told,
             withheld: client.withheld,
+            direct: client.direct,
+            direct_at_seconds: client.direct_at.map(status::seconds),
             refused: client.refused,
             refusal: client.refusal.map(|status| format!("{status:#010x}")),
         };
         clients.into_iter().map(status).collect()
-    }
-
-    /// Returns how file data is protected on the connection with this peer, if smbd has said so: `plain`, `signed`,
-    /// `encrypted`, or, for data in messages, `signed in messages` or `encrypted in messages`.
-    pub(super) fn protection(&self, peer: &SocketAddr) -> Option<&'static str> {
-        let address = match peer.ip() {
-            std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            std::net::IpAddr::V6(ip) => ip,
-        };
-        let sessions = &self.known.get(&address)?.sessions;
-        let (_, value) = sessions.iter().find(|(port, _)| *port == peer.port())?;
-        Some(match *value {
-            protection::PLAIN => "plain",
-            protection::SIGNED => "signed",
-            protection::ENCRYPTED => "encrypted",
-            protection::SIGNED_IN_MESSAGES => "signed in messages",
-            protection::ENCRYPTED_IN_MESSAGES => "encrypted in messages",
-            _ => return None,
-        })
     }
 }
 
@@ -137,74 +123,115 @@ fn dialect(value: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn note(address: u32, note: u16, value: u32) -> ClientNote {
-        let address = std::net::Ipv4Addr::from(address).to_ipv6_mapped().octets();
+    fn note(address: &str, note: u16, value: u32) -> ClientNote {
+        let address = match address.parse::<IpAddr>().unwrap() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
         ClientNote {
-            address,
+            address: address.octets(),
             note,
             port: 0,
             value,
         }
     }
 
+    /// Records these notes about one client, one each second, and returns what is known then.
+    fn after(notes: &[(u16, u32)]) -> ClientStatus {
+        let mut clients = Clients::default();
+        let mut now = Instant::ZERO;
+        for (kind, value) in notes {
+            now = now + Duration::from_secs(1);
+            clients.note(&note("10.0.0.1", *kind, *value), now);
+        }
+        clients.status().remove(0)
+    }
+
     #[test]
     fn tells_what_was_said_last() {
         let mut clients = Clients::default();
         let now = Instant::ZERO;
-        clients.note(&note(1, note::NEGOTIATED, 0x0311 | note::MULTICHANNEL), now);
-        clients.note(&note(1, note::ASKED, 3), now);
-        clients.note(&note(1, note::ASKED, 2), now);
-        clients.note(&note(2, note::NEGOTIATED, 0x0210), now);
-        clients.note(&note(2, note::WITHHELD, 0), now);
-        clients.note(&note(2, note::REFUSED, 0xc000_000d), now);
-        clients.note(&note(3, 99, 0), now);
+        let first = |kind, value| note("10.0.0.1", kind, value);
+        let second = |kind, value| note("2001:db8::2", kind, value);
+        clients.note(&first(note::NEGOTIATED, 0x0311 | note::MULTICHANNEL), now);
+        clients.note(&first(note::ASKED, 3), now);
+        clients.note(&first(note::ASKED, 2), now);
+        clients.note(&second(note::NEGOTIATED, 0x0210), now);
+        clients.note(&second(note::REFUSED, 0xc000_000d), now);
+        clients.note(&note("10.0.0.3", 99, 0), now);
         let [second, first] = &clients.status()[..] else {
             panic!("two clients");
         };
-        assert_eq!(first.address.to_string(), "0.0.0.1");
+        assert_eq!(first.address.to_string(), "10.0.0.1");
         assert_eq!(first.dialect.as_deref(), Some("3.1.1"));
         assert_eq!(first.multichannel, Some(true));
         assert_eq!((first.asked, first.told), (2, Some(2)));
+        assert_eq!((first.direct, first.direct_at_seconds), (0, None));
+        assert_eq!(second.address.to_string(), "2001:db8::2");
         assert_eq!(second.dialect.as_deref(), Some("2.1"));
         assert_eq!(second.multichannel, Some(false));
-        assert_eq!((second.withheld, second.refused), (1, 1));
+        assert_eq!(second.refused, 1);
         assert_eq!(second.refusal.as_deref(), Some("0xc000000d"));
+    }
+
+    #[test]
+    fn each_answer_about_interfaces_replaces_the_one_before() {
+        let (asked, withheld) = ((note::ASKED, 2), (note::WITHHELD, 0));
+        let client = after(&[asked, withheld]);
+        assert_eq!((client.asked, client.withheld, client.told), (1, 1, None));
+        assert_eq!(client.at_seconds, 2.0);
+        let client = after(&[withheld, asked, (note::NEGOTIATED, 0x0311)]);
+        let counts = (client.asked, client.withheld, client.told);
+        assert_eq!(counts, (1, 1, Some(2)));
+        assert_eq!(client.at_seconds, 3.0);
+    }
+
+    #[test]
+    fn a_session_ends_the_refusals_before_it() {
+        let (refused, session) = ((note::REFUSED, 0xc000_006d), (note::SESSION, 0));
+        let client = after(&[refused, session, session, (note::ASKED, 1)]);
+        assert_eq!((client.refused, client.refusal), (1, None));
+        assert_eq!((client.direct, client.direct_at_seconds), (2, Some(3.0)));
+        let client = after(&[session, refused]);
+        assert_eq!(client.refusal.as_deref(), Some("0xc000006d"));
+        assert_eq!((client.direct, client.direct_at_seconds), (1, Some(1.0)));
     }
 
     #[test]
     fn keeps_the_addresses_of_the_newest_notes_only() {
         let mut clients = Clients::default();
-        let most = MOST as u32;
-        for address in 0..most {
-            clients.note(&note(address, note::ASKED, 0), Instant::ZERO);
-        }
-        clients.note(&note(0, note::ASKED, 0), Instant::ZERO);
-        clients.note(&note(most, note::ASKED, 0), Instant::ZERO);
+        let mut asked = |number: usize| {
+            let address = format!("10.0.{}.{}", number / 256, number % 256);
+            clients.note(&note(&address, note::ASKED, 0), Instant::ZERO);
+        };
+        (0..MOST).for_each(&mut asked);
+        asked(0);
+        asked(MOST);
         let status = clients.status();
         assert_eq!(status.len(), MOST);
         let has = |address: &str| status.iter().any(|it| it.address.to_string() == address);
-        assert!(has("0.0.0.0") && !has("0.0.0.1") && has("0.0.4.0"));
+        assert!(has("10.0.0.0") && !has("10.0.0.1") && has("10.0.4.0"));
     }
 
     #[test]
-    fn knows_the_protection_of_the_newest_connections_only() {
+    fn a_host_with_many_addresses_loses_its_own() {
         let mut clients = Clients::default();
-        for port in 1..=40 {
-            let note = ClientNote {
-                port,
-                ..note(7, note::SESSION, u32::from(port) % 6)
-            };
-            clients.note(&note, Instant::ZERO);
+        let mut asked = |address: &str| {
+            clients.note(&note(address, note::ASKED, 0), Instant::ZERO);
+        };
+        asked("10.0.0.1");
+        asked("2001:db8:2::1");
+        for number in 0..2 * MOST {
+            asked(&format!("2001:db8:1::{number:x}"));
         }
-        let of = |port: u16| clients.protection(&SocketAddr::from(([0, 0, 0, 7], port)));
-        assert_eq!(of(8), None);
-        assert_eq!(of(12), Some("plain"));
-        assert_eq!(of(9), Some("signed in messages"));
-        // No protection has this value.
-        assert_eq!(of(11), None);
-        let other = SocketAddr::from(([0, 0, 0, 8], 12));
-        assert_eq!(clients.protection(&other), None);
+        let status = clients.status();
+        assert_eq!(status.len(), MOST);
+        let has = |address: &str| status.iter().any(|it| it.address.to_string() == address);
+        assert!(has("10.0.0.1") && has("2001:db8:2::1"));
+        assert!(!has("2001:db8:1::1") && has("2001:db8:1::7ff"));
     }
 }

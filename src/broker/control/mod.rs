@@ -234,7 +234,7 @@ impl Control {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Stop(drain) => self.stop(drain),
-            Message::Status(answer) => self.report(report::Asker::Owner(answer)),
+            Message::Status(answer) => self.report_to(answer),
             Message::Notice(Notice::Relay(reactor, command)) => {
                 if let Some(reactor) = self.reactors.get(reactor) {
                     reactor.send(command);
@@ -256,7 +256,7 @@ impl Control {
                     tracing::error!(reactor, "a reactor has ended: the device stops");
                     self.stop(Duration::ZERO);
                 }
-                self.abandon_reports();
+                self.reactor_ended(reactor);
             }
         }
     }
@@ -280,7 +280,7 @@ impl Control {
                 Ok(socket) => {
                     if let Err((status, why)) = self.admit(socket) {
                         self.shared.registry().count("refused_process");
-                        self.log_refused(None, status, &why);
+                        self.refused(None, status, &why);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -298,9 +298,9 @@ impl Control {
         }
     }
 
-    /// Records as an event that a process may not use the device, and logs it unless many lines were logged just
-    /// before.
-    fn log_refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+    /// Counts a process that may not use the device, records the event, and logs it, unless there were many just now.
+    fn refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
+        self.shared.registry().refused_attach(status);
         self.shared.record(What::Refused {
             pid,
             status: status.name().into(),
@@ -451,6 +451,7 @@ impl Control {
         if self.accept_again.is_some_and(|at| at <= self.now) {
             self.accept();
         }
+        self.expire_reports();
     }
 
     /// Detaches a process. If there is a status, the process gets it as the reason.
@@ -475,7 +476,7 @@ impl Control {
         self.forget_waiting(id);
         let Some(process) = peer.process else {
             return match status {
-                Some(status) => self.log_refused(Some(peer.pid), status, why),
+                Some(status) => self.refused(Some(peer.pid), status, why),
                 None => tracing::debug!(pid = peer.pid, "a process ended before it attached"),
             };
         };

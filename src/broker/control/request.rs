@@ -98,6 +98,10 @@ impl Control {
             }
             Request::ClientNote(note) => {
                 self.clients.note(&note, self.now);
+                if note.note == abi::note::SESSION {
+                    // Only the reactors know the connection.
+                    self.command_all(|| Command::SetProtection(note));
+                }
                 Answer::Other
             }
             Request::Status(_) if self.reports.has_asked(process.id) => {
@@ -125,15 +129,11 @@ impl Control {
             return Ok(());
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
-        let (cookie, attach, version) = read_attach(message).inspect_err(|(status, _)| {
-            // The message that detaches the process says more than a reply: it names the version that this side speaks.
-            if *status == Status::Version {
-                self.shared.registry().refused_attach(*status);
-            }
-        })?;
+        // If this fails, the message that detaches the process says more than a reply: it names the version that this
+        // side speaks.
+        let (cookie, attach, version) = read_attach(message)?;
         let admitted = self.admit_attached(id, (&socket, pid), &attach);
         let (process, offered) = admitted.inspect_err(|(status, _)| {
-            self.shared.registry().refused_attach(*status);
             let reply = abi::Reply {
                 status: status.code(),
                 kind: kind::ATTACH,

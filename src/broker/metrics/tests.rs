@@ -34,8 +34,8 @@ fn status() -> Status {
         "stopping": false, "listen": [], "addresses": [],
         "limits": {"connections": 4096, "undispatched": 64, "unauthenticated": 512, "workers": 1024,
                    "sessions_of_worker": 1, "memory_of_worker": 1, "memory": 8192, "queue_depth": 16},
-        "totals": {"connections": 3, "undispatched": 2, "unauthenticated": 1, "offered": 0, "clients": 0,
-                   "sessions": 0, "memory": 77, "queues": 0, "registrations": 0},
+        "totals": {"connections": 3, "undispatched": 2, "dispatching": 1, "unauthenticated": 1, "offered": 0,
+                   "clients": 0, "sessions": 0, "memory": 77, "queues": 0, "registrations": 0},
         "carried": {"software": carried(100), "verbs": carried(200)},
         "connections": [
             connection("10.0.0.1:1", "software", "owned"),
@@ -44,7 +44,7 @@ fn status() -> Status {
         ],
         "processes": [process("listener", false), process("worker", true), process("worker", false)],
         "closes": [],
-        "ends": {"software": {"peer": 3, "worker_gone": 1}},
+        "ends": {"software": {"peer": 3, "worker_gone": 1, "login_timeout": 5}},
         "refused": {"limit": 2},
         "counters": {},
     }))
@@ -60,8 +60,12 @@ fn has_what_the_status_says() {
         "smbdirect_start_time_seconds 1700000000.25",
         "smbdirect_listener_attached 1",
         "smbdirect_attach_refused_total{status=\"limit\"} 2",
+        "smbdirect_attach_refused_total{status=\"version\"} 0",
+        "smbdirect_attach_refused_total{status=\"timed_out\"} 0",
         "smbdirect_limit{resource=\"workers\"} 1024",
         "smbdirect_used{resource=\"workers\"} 1",
+        "smbdirect_limit{resource=\"undispatched\"} 64",
+        "smbdirect_used{resource=\"undispatched\"} 1",
         "smbdirect_limit{resource=\"memory_bytes\"} 8192",
         "smbdirect_used{resource=\"memory_bytes\"} 77",
         "smbdirect_worker_memory_bytes 77",
@@ -70,6 +74,8 @@ fn has_what_the_status_says() {
         "smbdirect_connections_accepted_total{fabric=\"software\"} 100",
         "smbdirect_connections_negotiated_total{fabric=\"verbs\"} 201",
         "smbdirect_connections_closed_total{fabric=\"software\",reason=\"peer\"} 3",
+        "smbdirect_connections_closed_total{fabric=\"software\",reason=\"login_timeout\"} 5",
+        "smbdirect_connections_closed_total{fabric=\"verbs\",reason=\"login_timeout\"} 0",
         "smbdirect_received_bytes_total{fabric=\"software\",via=\"message\"} 104",
         "smbdirect_received_bytes_total{fabric=\"software\",via=\"rdma\"} 107",
         "smbdirect_sent_bytes_total{fabric=\"verbs\",via=\"message\"} 205",
@@ -157,11 +163,30 @@ fn the_dashboard_shows_what_there_is() {
     }
 }
 
+#[test]
+fn the_ends_that_alerts_look_for_have_names_that_exist() {
+    let described = include_str!("../../../docs/counters.md");
+    for reason in TIMEOUTS {
+        assert!(described.contains(&format!("| `{reason}` |")), "{reason}");
+    }
+}
+
 /// Checks that what a device does not report, because it is older or not a process, is left out or 0.
 #[test]
 fn a_device_that_says_less_has_fewer_series() {
     let mut status = status();
     (status.usage, status.start_time_seconds) = (None, None);
+    status.refused.clear();
+    status.ends.clear();
+    let text = of(&status, PerConnection::LeftOut);
+    assert!(
+        !text.contains("\nsmbdirect_attach_refused_total{"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("\nsmbdirect_connections_closed_total{"),
+        "{text}"
+    );
     status.carried.clear();
     status.connections.clear();
     let text = of(&status, PerConnection::LeftOut);

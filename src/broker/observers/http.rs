@@ -4,10 +4,10 @@
 //! header, and does not expect a body. Each connection gets one answer.
 
 /// Length of the longest request, in bytes. Prometheus sends a few hundred.
-pub(super) const LONGEST_REQUEST: usize = 8192;
+const LONGEST_REQUEST: usize = 8192;
 
 /// The path of the metrics.
-pub(super) const PATH: &str = "/metrics";
+const PATH: &str = "/metrics";
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

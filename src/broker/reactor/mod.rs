@@ -27,6 +27,7 @@ use super::process::{Pool, Process};
 use super::shared::Shared;
 use super::words;
 use crate::device::Status;
+use crate::device::abi::ClientNote;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::registry::Close;
 use crate::engine::shard::{self, Claim, Shard, Why};
@@ -59,6 +60,8 @@ pub(super) enum Command {
     Unmapped { id: u32, number: u32 },
     /// Other workers need memory: ask for idle RECEIVE memory.
     Reclaim,
+    /// smbd has said how file data is protected on the connection from the note's port.
+    SetProtection(ClientNote),
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
     /// Clients may use these addresses of the machine, for existing and for future connections.
@@ -203,6 +206,7 @@ impl<F: SharedEpoll> Reactor<F> {
                 Command::Released(process) => shard.released(process),
                 Command::Unmapped { id, number } => shard.unmapped(id, number),
                 Command::Reclaim => shard.reclaim(),
+                Command::SetProtection(note) => shard.set_protection(&note),
                 Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
                 Command::AdmitAt(addresses) => shard.admit_at(&addresses),
                 Command::EndGone(interfaces) => {

@@ -70,6 +70,8 @@ pub(super) struct Conn<W> {
     pub(super) deadline: Option<Instant>,
     /// The owner has said that the connection has a session.
     pub(super) authenticated: bool,
+    /// How smbd says that file data is protected: one of `protection::*`.
+    pub(super) protection: Option<u32>,
     /// The ClientGuid of its first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
@@ -119,6 +121,7 @@ impl<W> Conn<W> {
             stage: Stage::Fresh,
             deadline: None,
             authenticated: false,
+            protection: None,
             client_guid: [0; 16],
             held: VecDeque::new(),
             first: None,
@@ -145,6 +148,11 @@ impl<W> Conn<W> {
     /// Returns whether nothing is under way on the connection, as far as the device knows.
     pub(super) fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
+    }
+
+    /// Returns whether the client connected from this port of this address, which is IPv6 or mapped into IPv6.
+    pub(super) fn is_from(&self, address: &[u8; 16], port: u16) -> bool {
+        self.peer.port() == port && octets(self.peer.ip()) == *address
     }
 
     pub(super) fn registrations(&self) -> usize {
@@ -200,6 +208,7 @@ impl<W> Conn<W> {
             transport,
             outstanding: self.outstanding,
             authenticated: self.authenticated,
+            protection: self.protection,
             since: self.since,
         }
     }

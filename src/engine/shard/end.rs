@@ -12,7 +12,7 @@ use crate::device::abi::{Completion, event};
 use crate::engine::peer::Peer;
 use crate::engine::pool::QueueId;
 use crate::engine::reason;
-use crate::engine::registry::Close;
+use crate::engine::registry::{Carried, Close};
 use crate::engine::submission::Violation;
 use crate::fabric::{ConnId, Fabric};
 use crate::transport::{CloseReason, Traffic};
@@ -212,12 +212,17 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         self.has_stopped = true;
-        // From now on this shard cannot be asked for its counts, and totals must not fall.
-        let (established, traffic) = self.carried();
+        let (connections, traffic) = self.carried();
+        let counters = self.transport.counters();
+        let carried = Carried {
+            requested: counters.requested,
+            connections,
+            traffic,
+            fetched_ahead: self.fetched_ahead,
+        };
+        let shard = (self.number, self.fabric);
         let mut registry = self.host.registry();
-        let carried = registry.carried(self.fabric);
-        carried.connections += established;
-        carried.traffic += traffic;
+        registry.shard_ended(shard, carried, counters.closed());
     }
 
     /// Returns whether the shard was told to stop, and has stopped.

@@ -51,7 +51,7 @@ use super::queue::Queue;
 use super::reason;
 use super::registry::Registry;
 use crate::device::Status;
-use crate::device::abi::{Completion, Token, event};
+use crate::device::abi::{ClientNote, Completion, Token, event};
 use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses, WrError};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
@@ -274,6 +274,16 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     /// Ends the connections to addresses that the machine no longer has.
     pub fn end_gone(&mut self, has_gone: impl FnMut(core::net::SocketAddr) -> bool) {
         self.transport.end_gone(has_gone);
+    }
+
+    /// Keeps what smbd says in a [`note::SESSION`](crate::device::abi::note::SESSION) about the connection from the
+    /// note's port.
+    pub fn set_protection(&mut self, note: &ClientNote) {
+        for (_, conn) in self.conns.iter_mut() {
+            if conn.is_from(&note.address, note.port) {
+                conn.protection = Some(note.value);
+            }
+        }
     }
 
     fn notice(&mut self, notice: Notice<H::Worker>) {

@@ -130,6 +130,8 @@ pub struct ConnReport<W> {
     pub outstanding: u32,
     /// The connection has a session.
     pub authenticated: bool,
+    /// How file data is protected, one of `protection::*`, if smbd has said so.
+    pub protection: Option<u32>,
     /// When the connection finished negotiating.
     pub since: Instant,
 }

@@ -14,7 +14,7 @@ use smbdirect::device::{Status, abi};
 use smbdirect::engine::admission::{Admission, Limits, Place};
 use smbdirect::engine::memory::{Account, Segment};
 use smbdirect::engine::peer::{Peer, Role, Untold};
-use smbdirect::engine::registry::{Close, Registry, Route};
+use smbdirect::engine::registry::{Carried, Close, Registry, Route};
 use smbdirect::engine::warnings::Warnings;
 use smbdirect::engine::{reason, submission};
 use smbdirect::fabric::{
@@ -372,7 +372,11 @@ fn routes(place: Place, limits: Limits, now: Instant) -> usize {
         bytes_sent: 0,
     };
     let behind = registry.closed(place, close, (true, "peer"));
-    registry.carried("nowhere").connections += 1;
+    registry.shard_ended(
+        (0, "nowhere"),
+        Carried::default(),
+        [("peer", 1)].into_iter(),
+    );
     let unregistered = registry.unregister(1, guid, 0);
     registry.detach(1);
     let counts =

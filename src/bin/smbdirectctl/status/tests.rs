@@ -15,7 +15,7 @@ fn device(peer: &str) -> Device {
             {"address": "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152", "link_speed": 100_000_000},
         ],
         "limits": {"connections": 4096, "undispatched": 64, "unauthenticated": 512, "workers": 1024, "memory": 8_u64 << 30},
-        "totals": {"connections": 2, "undispatched": 1, "unauthenticated": 3, "memory": 76 << 20},
+        "totals": {"connections": 2, "undispatched": 2, "dispatching": 1, "unauthenticated": 3, "memory": 76 << 20},
         "carried": {"verbs": {"connections": 9, "inline_bytes_in": 1 << 10, "rdma_read_bytes": 1 << 10}},
         "connections": [
             {"peer": peer, "fabric": "verbs", "pid": 4_194_304, "state": "owned",
@@ -28,6 +28,9 @@ fn device(peer: &str) -> Device {
             {"peer": "10.0.0.8:1", "fabric": "software", "pid": 102, "state": "owned", "authenticated": false},
             {"peer": "10.0.0.9:1", "fabric": "software", "pid": 103, "state": "owned", "authenticated": true,
              "protection": "signed"},
+            {"peer": "10.0.0.10:1", "fabric": "software", "pid": 104, "state": "owned", "authenticated": true},
+            {"peer": "10.0.0.11:1", "fabric": "software", "pid": 105, "state": "owned", "authenticated": true,
+             "protection": "plain"},
         ],
         "processes": [
             {"pid": 100, "role": "listener"},
@@ -64,7 +67,7 @@ fn shows_everything_that_an_administrator_asks_for() {
             "Addresses    10.0.0.1:5445, eth0, 25 Gbit/s, verbs",
             "             10.0.1.1:5445, eth1, 2.5 Gbit/s, software",
             "             [2001:db8:1234:5678:9abc:def0:1234:5678]:49152, ?, 100 Mbit/s",
-            "Connections  2 of 4096, 3 of 512 not logged in, 1 of 64 without an owner",
+            "Connections  2 of 4096, 3 of 512 not logged in, 1 of 64 offered to smbd",
             "Workers      1 of 1024, and 2 forked for a connection; listener: process 100",
             "Memory       76.0 MiB of 8.0 GiB",
             "Carried      verbs: 2.0 KiB received, 0 B sent, on 9 connections since the start",
@@ -75,6 +78,8 @@ fn shows_everything_that_an_administrator_asks_for() {
         "10.0.0.6:1             soft        - offered          0/0      0 B      0 B      0 B      0 B  0.2 s",
         "10.0.0.8:1             soft      102 owned*           0/0      0 B      0 B      0 B      0 B  0.0 s",
         "10.0.0.9:1             soft      103 owned S          0/0      0 B      0 B      0 B      0 B  0.0 s",
+        "10.0.0.10:1            soft      104 owned ?          0/0      0 B      0 B      0 B      0 B  0.0 s",
+        "10.0.0.11:1            soft      105 owned            0/0      0 B      0 B      0 B      0 B  0.0 s",
         "4194304 worker             1        2 76.0 MiB     1     1       5      2         7      8",
     ] {
         assert!(lines.contains(&row), "no {row:?} in\n{shown}");
