@@ -45,7 +45,7 @@ engine() {
         flags+=(-Cjump-tables=n)
         unstable+=(-Zjson-target-spec)
     else
-        # Undo what changed in 1.90.
+        # Rust before 1.90 writes these two values differently.
         sed 's/"target-pointer-width": 64/"target-pointer-width": "64"/; s/"rustc-abi": "softfloat"/"rustc-abi": "x86-softfloat"/' \
             "target/$machine.json" >"$target"
         flags+=(-Zno-jump-tables)

@@ -40,9 +40,9 @@
 //! `alloc`: `engine`, `transport`, the trait of `fabric`, rings and buffers. smbd links only the feature `ffi`, which
 //! has no fabric, thread or logging; the default adds the `broker`.
 //!
-//! `unsafe` is allowed only in `sys`, `shm::map`, `fabric::verbs::ffi` and `ffi`. They use copies, atomic words and
-//! system calls to access memory that another process or an RDMA peer may write at any time, and never a reference that
-//! lasts.
+//! `unsafe` is allowed only in `sys`, `shm::map`, `fabric::verbs::ffi` and `ffi`. These modules use copies, atomic
+//! words and system calls to access memory that another process or an RDMA peer may write at any time, and never a
+//! reference that lasts.
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![deny(unsafe_code)]

@@ -348,7 +348,8 @@ fn a_peer_that_breaks_the_rules_causes_no_allocation() {
 
 const REGION: u32 = 8192;
 
-/// Two queue pairs, each with one region of its own buffer, and room for one FPDU between them.
+/// Two queue pairs, and space for one FPDU on its way from one to the other. Each queue pair has a buffer, which is
+/// registered for reads and for writes.
 struct QueuePairs {
     ends: [Qp<()>; 2],
     memory: [Vec<u8>; 2],

@@ -51,9 +51,9 @@ fn entry(number: u64) -> Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wakes {
     AtOnce,
-    /// It is woken when the producer is done.
+    /// The consumer is woken when the producer is done.
     Late,
-    /// The same, no matter how the consumer sleeps.
+    /// The consumer is woken when the producer is done, no matter how the consumer sleeps.
     Deferred,
 }
 

@@ -42,8 +42,7 @@
 #include "glue.h"
 
 /*
- * Maximum number of SENDs and RDMA WRITEs together, of receives, and of RDMA
- * READs that are posted at a time.
+ * How much may be posted at a time: SENDs and RDMA WRITEs together, receives, and RDMA READs.
  */
 #define SENDS 128
 #define RECVS 320
@@ -114,8 +113,8 @@ struct sd_conn {
 	struct sd_note noted_request, noted_up, noted_down, noted_closed;
 
 	/*
-	 * RDMA READs under way: if there are any, the send queue's completions
-	 * matter.
+	 * Number of RDMA READs under way: while there are any, the process waits for completions of
+	 * the send queue, too.
 	 */
 	atomic_t reads;
 
@@ -193,7 +192,7 @@ static void completed(struct ib_cq *cq, void *context)
 			atomic_inc(&conn->file->unseen);
 		}
 		wake_up_interruptible_poll(&conn->file->wait, EPOLLIN | EPOLLRDNORM);
-		/* The 1 makes it wait at least one whole tick. */
+		/* With the 1, the work item waits at least one whole tick. */
 		queue_delayed_work(sd_workqueue, &soon_work, msecs_to_jiffies(4) + 1);
 	} else {
 		queue_delayed_work(sd_workqueue, &later_work, msecs_to_jiffies(20));
@@ -227,7 +226,7 @@ void sdk_conn_own(struct sd_conn *conn, struct sd_file *file)
 	spin_unlock_irq(&events_lock);
 	if (before)
 		sdk_file_put(before);
-	/* Handle what came meanwhile. */
+	/* Handle completions that came meanwhile. */
 	queue_work(sd_workqueue, &now_work);
 }
 
@@ -246,8 +245,8 @@ static void work_done(struct ib_cq *cq, struct ib_wc *wc)
 }
 
 /*
- * Called for a request that only prepares another, or is a part of it. If it
- * fails, the other fails too, and reports that.
+ * Called for a request that only prepares another request or is a part of it. If such a request
+ * fails, so does the other one, which reports the failure.
  */
 static void quiet_done(struct ib_cq *cq, struct ib_wc *wc)
 {
@@ -317,7 +316,7 @@ static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *m
 		}
 		if (poll(conn->recv_cq) + poll(conn->send_cq))
 			continue;
-		/* The | calls both, whatever the first one returns. */
+		/* The operator | calls both, whatever the first call returns. */
 		if ((ib_req_notify_cq(conn->recv_cq, flags) > 0) | (ib_req_notify_cq(conn->send_cq, flags) > 0))
 			continue;
 		*more = false;
@@ -370,8 +369,8 @@ u32 sdk_events(struct sd_event *events, u32 room, bool *more)
 			seen(conn);
 		} else {
 			/*
-			 * Cancelled under the lock, so that work which a later
-			 * completion queues stays queued.
+			 * The work items are cancelled under the lock, so that those which a later
+			 * completion queues stay queued.
 			 */
 			cancel_delayed_work(&soon_work);
 			cancel_delayed_work(&later_work);
@@ -783,7 +782,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 			list_add_tail(&wr->list, &conn->free_recvs);
 	}
 	conn->sq_depth = conn->sq_room = sq_depth;
-	/* Each has room for one more: the request that ib_drain_qp posts. */
+	/* Each queue has room for one more request, which ib_drain_qp posts. */
 	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);
 	conn->recv_cq = ib_create_cq(device, completed, NULL, conn, &cq);
 	if (IS_ERR(conn->recv_cq))
@@ -817,8 +816,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 }
 
 /*
- * Makes the queues of a requested connection. Its events carry the key from now
- * on.
+ * Makes the queues of a requested connection. From now on the connection's events carry the key.
  */
 int sdk_conn_setup(struct sd_conn *conn, u64 key, struct sd_depths *depths)
 {
@@ -1056,8 +1054,7 @@ u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 
 		if (!in6_dev)
 			continue;
 		/*
-		 * Without this lock, addresses are only added, and RCU makes
-		 * that safe.
+		 * Code that does not hold this lock only adds addresses, and RCU makes that safe.
 		 */
 		list_for_each_entry_rcu(in6_address, &in6_dev->addr_list, if_list, lockdep_rtnl_is_held()) {
 			if (!(ipv6_addr_type(&in6_address->addr) & IPV6_ADDR_LINKLOCAL))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The character device: calls, waiting and mappings. The engine decides what
- * they mean.
+ * the calls mean.
  */
 #define pr_fmt(fmt) "smbdirect: " fmt
 
@@ -123,8 +123,8 @@ void sdk_file_detached(struct sd_file *file)
 }
 
 /*
- * Returns whether there are completions: any at all, or only those that were
- * there at the last wakeup.
+ * Returns whether there are completions to take: any at all or, without any,
+ * those that were there at the last wakeup.
  */
 static bool has_completions(const struct sd_file *file, bool any)
 {
@@ -226,7 +226,7 @@ static u32 what_is_ready(const struct sd_file *file)
 	return ready;
 }
 
-/* Rings the engine's bell, looks, and waits if asked to. */
+/* Rings the engine's bell, finds out what is ready, and waits if asked to. */
 static int enter(struct sd_file *file, struct sd_enter *call)
 {
 	bool looks = call->flags & ENTER_LOOK;

@@ -36,7 +36,7 @@ struct vm_area_struct;
 enum sd_event_kind {
 	SD_EVENT_REQUEST = 1,	/* a peer wants a connection */
 	SD_EVENT_ESTABLISHED = 2,
-	SD_EVENT_DOWN = 3,	/* the connection manager says that it has ended; status: -errno or SD_DOWN_* */
+	SD_EVENT_DOWN = 3,	/* the manager reports the connection's end; status: -errno or SD_DOWN_* */
 	SD_EVENT_DONE = 4,	/* a work request has ended; status: enum ib_wc_status */
 	SD_EVENT_CLOSED = 5,	/* after sdk_conn_close: nothing is posted, and nothing follows */
 };
@@ -91,8 +91,8 @@ struct sd_file {
 	void *engine;
 	struct net *net;
 	/*
-	 * The process that opened it. A child's copy of the file does not keep
-	 * its parent attached.
+	 * The process that opened the file. A child's copy of the file does not
+	 * keep its parent attached.
 	 */
 	struct pid *owner;
 	u32 pid;

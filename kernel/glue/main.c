@@ -41,8 +41,8 @@ MODULE_PARM_DESC(memory_mb, "maximum memory that all smbd processes together sha
 bool sd_is_dead;
 struct workqueue_struct *sd_workqueue;
 /*
- * Its items wait for completions that items of sd_workqueue take, so they must
- * not use up the workers of sd_workqueue.
+ * The items of sd_closer wait for completions that items of sd_workqueue take,
+ * so the former must not use up the workers of sd_workqueue.
  */
 struct workqueue_struct *sd_closer;
 
@@ -77,8 +77,8 @@ void sdk_timer(u64 delay_ns)
 }
 
 /*
- * Longer requests may fail. The engine never asks for that much: messages are
- * limited to 9 MiB.
+ * Longer requests may fail. The engine never asks for that much, because
+ * messages are limited to 9 MiB.
  */
 #define NO_FAIL (32 << 20)
 

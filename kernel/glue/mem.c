@@ -32,8 +32,8 @@ static bool add_piece(struct sd_pages *pages, unsigned long wanted)
 		if (!page)
 			continue;
 		/*
-		 * Each page has its own reference count, because mappings may
-		 * outlive the device's use of it.
+		 * Each page has its own reference count, because a process's mappings may outlive
+		 * the device's use of the page.
 		 */
 		if (order)
 			split_page(page, order);

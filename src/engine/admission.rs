@@ -4,12 +4,12 @@
 //! offered to the listener at a time.
 //!
 //! A *stranger* is a client without a session: any client that can reach the port. If there are too many strangers, or
-//! too many connections, the source with the largest number of strangers loses its oldest one, and the newcomer stays.
-//! So a client that logs in at once gets in, however many others do nothing. A source may have a quarter of the
+//! too many connections, the source with the largest number of strangers loses its oldest stranger, and the newcomer
+//! stays. So a client that logs in at once gets in, however many others do nothing. A source may have a quarter of the
 //! strangers and of all connections, unless it is a gateway that many clients share.
 //!
-//! Offers are limited for the sake of the listener, which forks a process for each. A connection beyond
-//! that limit waits; when an offered one has found its owner, the next comes from the source with the
+//! Offers are limited for the sake of the listener, which forks a process for each. A connection beyond that limit
+//! waits. When an offered connection has found its owner, the device offers a waiting connection of the source with the
 //! fewest offers.
 
 use alloc::vec::Vec;
@@ -99,8 +99,8 @@ impl Admission {
         }
     }
 
-    /// Adds a new connection. If there are now too many, removes one and returns it, and the caller has to end it. The
-    /// newcomer itself is removed only if no other stranger can be.
+    /// Adds a new connection. If there are now too many connections, removes one and returns it, and the caller has to
+    /// end it. The newcomer itself is removed only if there is no other stranger to remove.
     pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
         self.connections.add(place, source);
         self.strangers.add(place, source);
@@ -135,8 +135,8 @@ impl Admission {
         }
     }
 
-    /// Adds again a connection that was removed, but got a session before it ended. So there may be one connection too
-    /// many until the next one ends.
+    /// Adds a connection again that was removed, but got a session before it ended. So there may be one connection too
+    /// many until another one ends.
     pub fn stays(&mut self, place: Place, source: Source) {
         self.connections.add(place, source);
     }
@@ -146,7 +146,7 @@ impl Admission {
         self.strangers.remove(&place);
     }
 
-    /// Returns whether a connection may be offered now. Otherwise it waits, and [`done`](Self::done) returns it when it
+    /// Returns whether a connection may be offered now. If not, it waits, and [`done`](Self::done) returns it when it
     /// may be offered.
     pub fn offer(&mut self, place: Place, source: Source) -> bool {
         if self.offered.contains(&place) {
@@ -172,8 +172,8 @@ impl Admission {
         self.offered.total() < limit && self.offered.of(source) < of_source
     }
 
-    /// Notes that a connection no longer waits, because it has an owner or has ended. Returns the one that may be
-    /// offered in its place, which counts as offered from now on.
+    /// Notes that a connection no longer waits, because it has an owner or has ended. Returns the waiting connection
+    /// that may be offered in its place, which counts as offered from now on.
     pub fn done(&mut self, place: Place) -> Option<Place> {
         self.waiting.remove(&place);
         if !self.offered.remove(&place) {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_has_a_quarter_and_a_gateway_all() {
+    fn a_source_may_have_a_quarter_and_a_gateway_everything() {
         let mut scene = Scene::new(100, 8);
         let (oldest, _) = scene.admit("10.0.0.2");
         assert_eq!(scene.admit("10.0.0.2").1, None);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_have_logged_in_do_not_go_for_a_newcomer() {
+    fn no_connection_that_has_logged_in_ends_for_a_newcomer() {
         let mut scene = Scene::new(8, 8);
         for _ in 0..2 {
             let (place, _) = scene.admit("10.0.0.2");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_logs_in_before_it_has_ended_counts_as_such() {
+    fn a_removed_connection_that_logs_in_before_its_end_counts_again() {
         let mut scene = Scene::new(8, 8);
         let (oldest, _) = scene.admit("10.0.0.2");
         scene.admit("10.0.0.2");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_offered_in_turn_and_the_source_with_fewest_offers_first() {
+    fn waiting_connections_are_offered_in_turn_and_first_those_of_the_source_with_fewest_offers() {
         let mut scene = Scene::new(100, 100);
         let greedy: Vec<_> = (0..4).map(|_| scene.offer("10.0.0.2")).collect();
         assert_eq!(
@@ -321,10 +321,18 @@ mod tests {
         assert!(!offered, "the limit of offers is reached");
         let admission = &mut scene.admission;
         assert_eq!(admission.done(gateway[0].0), Some(other));
-        assert_eq!(admission.done(gateway[1].0), None, "two are its share");
-        // A connection that waits ends, and the next one gets its turn.
+        assert_eq!(
+            admission.done(gateway[1].0),
+            None,
+            "the next waiting source has its share"
+        );
+        // A waiting connection ends, and the next one gets its turn.
         assert_eq!(admission.closed(greedy[2].0), None);
         assert_eq!(admission.done(greedy[0].0), Some(greedy[3].0));
-        assert_eq!(admission.done(greedy[0].0), None, "it was done");
+        assert_eq!(
+            admission.done(greedy[0].0),
+            None,
+            "this connection was done before"
+        );
     }
 }

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A part of the total, the [`Reserve`], is kept so that no worker waits for ever. The worker that has waited longest
-//! may have it. It is enough for that worker's largest message and transfer, so the worker can continue and give back
-//! its memory.
+//! may have it. The reserve is enough for that worker's largest message and transfer, so the worker can continue and
+//! give back its memory.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -115,7 +115,7 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Returns the sum of both.
+    /// Returns the length of the whole reserve, in bytes.
     #[must_use]
     pub const fn all(self) -> u64 {
         self.worker.saturating_add(self.received)
@@ -196,7 +196,7 @@ impl Segment {
 pub fn next_length(shape: &RegionShape, (segments, length): (u32, u64), wanted: u32) -> [usize; 2] {
     let unit = shape.unit_length.max(1);
     let have = u32::try_from(length / u64::from(unit)).unwrap_or(u32::MAX);
-    // No segment follows the last one, so it has to be long enough for everything.
+    // No segment follows the last one, so the last one has to be long enough for everything.
     let is_last = segments.saturating_add(1) >= shape.max_segments;
     let (should, must) = if is_last {
         (shape.units_per_segment, shape.longest_run.max(wanted))
@@ -226,7 +226,7 @@ pub fn most_units(shape: &RegionShape) -> u32 {
     u32::try_from(length / u64::from(shape.unit_length.max(1))).unwrap_or(u32::MAX)
 }
 
-/// Returns the same shape for [`buffers`].
+/// Converts a shape for [`buffers`].
 #[must_use]
 pub const fn shape_of(shape: &RegionShape) -> buffers::Shape {
     buffers::Shape {
@@ -260,7 +260,7 @@ impl Segments {
         }
     }
 
-    /// Returns the same segments, to change them.
+    /// Returns the segments of the region with this `region::*` number, to change them, if it is SEND or BULK.
     pub fn of_mut(&mut self, number: u32) -> Option<&mut Numbered> {
         match number {
             region::SEND => Some(&mut self.send),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_take_no_more_than_they_leave_never_take_all() {
+    fn workers_that_take_no_more_than_they_leave_never_take_everything() {
         let total = Account::new(1100);
         let mut charges = Vec::new();
         let mut fill = || {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_refused_counts_beyond_the_limit() {
+    fn memory_that_cannot_be_refused_counts_beyond_the_limit() {
         let total = Account::new(100);
         let charge = total.count(150);
         assert!(total.charge(1, 0).is_none());
@@ -339,7 +339,7 @@ mod tests {
     fn a_segment_knows_whether_it_was_touched() {
         let (worker, total) = (Account::new(10_000), Account::new(9_000));
         let (segment, ()) = Segment::create(4096, &worker, (&total, 0), make).unwrap();
-        assert!(segment.take_touched(), "it is new");
+        assert!(segment.take_touched(), "a new segment counts as touched");
         assert!(!segment.take_touched());
         segment.touch();
         assert!(segment.take_touched());
@@ -355,7 +355,11 @@ mod tests {
         assert_eq!(units(1, 2, 1), [2, 1]);
         assert_eq!(units(2, 4, 3), [4, 3]);
         assert_eq!(units(5, 100, 1), [64, 1]);
-        assert_eq!(units(7, 100, 1), [64, 16], "the last one");
+        assert_eq!(
+            units(7, 100, 1),
+            [64, 16],
+            "the last segment has to be long enough"
+        );
         let single = RegionShape {
             max_segments: 1,
             ..SHAPE

@@ -16,8 +16,8 @@
 //! | [`submission`] | what a worker asks for: the entries of its ring, checked |
 //! | [`warnings`] | when the log says that a limit was reached |
 //!
-//! It is built on the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and the interface
-//! to workers that [`device`](crate::device) defines.
+//! The engine is built on the [`transport`](crate::transport), the rings and buffers of [`shm`](crate::shm), and the
+//! interface to workers that [`device`](crate::device) defines.
 //!
 //! Nothing here uses a thread, a socket, a file or a clock, or knows how a status is written: time comes in as an
 //! argument, and work for others goes out as a value.

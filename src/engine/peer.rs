@@ -54,8 +54,8 @@ pub trait Peer: Clone {
     /// Returns whether the process attached with the token of a connection.
     fn invited(&self) -> bool;
 
-    /// Sends the process a message of `kind::*` that carries no memory; `cookie` is the cookie of the request that it
-    /// answers, or 0. Never waits.
+    /// Sends the process a message of `kind::*` that carries no memory; `cookie` is the cookie of the request that the
+    /// message answers, or 0. Never waits.
     ///
     /// # Errors
     ///
@@ -127,8 +127,8 @@ pub trait Worker: Peer {
 /// Why a message to a process was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
-    /// The process has gone, or no longer listens, and has to be detached. It did not break a rule, and connections
-    /// that it never used find another worker.
+    /// The process has gone, or no longer listens, and has to be detached. The process did not break a rule, and
+    /// connections that it never used find another worker.
     Gone,
     /// The process has left too many messages unread, and has to be detached.
     Unread,

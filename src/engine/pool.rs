@@ -9,15 +9,15 @@
 //! ```
 //!
 //! Connections that do not trust each other share an arena, because any client may send the GUID of the worker's
-//! client. So no single connection holds more than a quarter of it, nor do all strangers together. A message that is
-//! not complete is assembled in heap of its own unless there is plenty of room, and is copied to the arena when it is
-//! complete, so messages that never complete take nothing from others. Some units are also left to messages of one
-//! unit, such as the first messages of every connection.
+//! client. So no single connection holds more than a quarter of the arena, and neither do all strangers together. A
+//! message that is not complete is assembled in heap of its own unless there is plenty of room, and is copied to the
+//! arena when it is complete, so messages that never complete take nothing from others. Some units are also left to
+//! messages of one unit, such as the first messages of every connection.
 //!
 //! An arena keeps its messages while its worker does not take them, for example because the worker waits for a client
-//! that takes no responses. So beyond a small length an arena grows only while its worker has no more memory than it
-//! leaves to others; after that it gets just one more segment, for messages that are too long for all its other
-//! segments.
+//! that takes no responses. So beyond a small length, an arena grows only while its worker has no more memory than the
+//! worker leaves to others. After that, the arena gets just one more segment, for messages that are too long for all
+//! its other segments.
 //!
 //! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the shortest
 //! one: no more messages are put into them, and the worker is asked to unmap them and says when it has done so.
@@ -46,7 +46,7 @@ pub const MAX_HELD_LENGTH: u32 = 64 * 1024;
 /// Number of bytes that an arena may have no matter how much memory its worker has.
 const SMALL_LENGTH: u64 = 2 << 20;
 
-/// One of this many units is left to messages of one unit.
+/// One in this many units is left to messages of one unit.
 const LEFT_TO_SMALL: u32 = 16;
 
 new_key_type! {
@@ -88,7 +88,7 @@ impl Buffer {
 /// The pool's record of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The queue that gets the connection's messages; `None` while messages are held, so that no further one gets a
+    /// The queue that gets the connection's messages; `None` while messages are held, so that no further message gets a
     /// buffer.
     queue: Option<QueueId>,
     /// The connection has a session.
@@ -258,8 +258,8 @@ impl<W: Worker> Pool<W> {
         self.conns.remove(conn);
     }
 
-    /// Puts `bytes`, a message of `holder` or one of the device's own, into a buffer of a queue. Returns the
-    /// buffer's number, or `None` if no buffer is free.
+    /// Puts `bytes`, a message of `holder` or of the device itself, into a buffer of a queue. Returns the buffer's
+    /// number, or `None` if no buffer is free.
     pub fn put(&mut self, queue: QueueId, bytes: &[u8], holder: Option<ConnId>) -> Option<u64> {
         let number = self.allocate_shared(queue, holder, (bytes.len(), true))?;
         let arena = self.arenas.get_mut(queue)?;
@@ -373,8 +373,8 @@ impl<W: Worker> Pool<W> {
         Some(Buffer::heap(length, charges))
     }
 
-    /// Charges a message in heap. A worker that has more memory than it leaves to others may have only one such
-    /// message.
+    /// Charges a message in heap. A worker that has more memory than it leaves to others may have only one message in
+    /// heap.
     fn charge_heap(&mut self, queue: QueueId, bytes: u64) -> Option<[Charge; 3]> {
         let arena = self.arenas.get(queue)?;
         let (worker, in_heap) = (arena.worker.account(), &arena.in_heap);
@@ -414,7 +414,7 @@ impl<W: Worker> Pool<W> {
                         None
                     }
                     Err(NotGrown::Status(status)) => {
-                        // Every other status is a limit of the worker itself.
+                        // Every other status stands for a limit of the worker itself.
                         self.short |= matches!(status, Status::Again | Status::System);
                         None
                     }
@@ -457,8 +457,8 @@ impl<W: Worker> Arena<W> {
         self.most / 4
     }
 
-    /// Returns whether a connection may have one more message here, and, if it is a stranger's, whether strangers may
-    /// have one more. One message is always allowed.
+    /// Returns whether a connection may have one more message in this arena and, if the connection is a stranger's,
+    /// whether all strangers together may. The first message is always allowed.
     #[inline]
     fn has_share(&self, hold: Hold) -> bool {
         let fits = |used: u32| used == 0 || used.saturating_add(hold.units) <= self.quarter();
@@ -572,8 +572,8 @@ impl<W: Worker> Arena<W> {
     }
 
     /// Makes a segment of the length that the region should have next or, if there is not enough memory, of the length
-    /// that it must have. If the worker has more memory than it leaves to others, makes one only for a message that is
-    /// longer than all segments, with room for the longest message.
+    /// that it must have. If the worker has more memory than it leaves to others, makes a segment only for a message
+    /// that is longer than all segments. That segment has room for the longest message.
     fn create(
         &self,
         length: usize,
@@ -729,7 +729,7 @@ impl<W: Worker> MessageBuffers for Pool<W> {
     fn release(&mut self, buffer: Buffer) {
         if let Buffer::Shared { queue, number, .. } = buffer {
             if let Some(arena) = self.arenas.get_mut(queue) {
-                // The worker never had the buffer, so it is still in use here.
+                // The worker never had the buffer, so the buffer is still in use here.
                 let _ = arena.free(number);
             }
         }
@@ -793,7 +793,7 @@ mod tests {
             conn
         }
 
-        /// Takes messages of `units` units until there is no buffer; returns how many it got.
+        /// Allocates buffers for messages of `units` units until none is left; returns the number of buffers.
         fn fill(&mut self, conn: ConnId, units: u32) -> usize {
             let allocate = || self.pool.allocate(conn, units * UNIT);
             core::iter::from_fn(allocate).count()
@@ -805,7 +805,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_a_quarter_and_always_one_message() {
+    fn a_connection_may_have_a_quarter_and_always_one_message() {
         let mut scene = Scene::new();
         let [user, other] = [true; 2].map(|authenticated| scene.conn(authenticated));
         assert_eq!(scene.fill(user, 1), 16);
@@ -816,7 +816,7 @@ mod tests {
     }
 
     #[test]
-    fn all_strangers_together_have_a_quarter() {
+    fn all_strangers_together_may_have_a_quarter() {
         let mut scene = Scene::new();
         let strangers: Vec<ConnId> = (0..8).map(|_| scene.conn(false)).collect();
         assert_eq!(scene.fill(strangers[0], 3), 5);
@@ -830,13 +830,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_is_there_for_others() {
+    fn buffers_that_are_given_back_are_there_for_others() {
         let mut scene = Scene::new();
         let (stranger, user) = (scene.conn(false), scene.conn(true));
         let begun = scene.pool.begin(user, 8 * UNIT).unwrap();
         let held = scene.pool.allocate(stranger, 16 * UNIT).unwrap();
         let Buffer::Shared { number, .. } = held else {
-            panic!("a buffer of the arena");
+            panic!("the buffer is not in the arena");
         };
         let holder = scene.pool.recycle(scene.queue, number.to_bits());
         assert_eq!(holder, Ok(Some(stranger)));
@@ -848,7 +848,7 @@ mod tests {
     }
 
     #[test]
-    fn some_units_are_left_to_messages_of_one() {
+    fn some_units_are_left_to_messages_of_one_unit() {
         let mut scene = Scene::new();
         let users: Vec<ConnId> = (0..8).map(|_| scene.conn(true)).collect();
         let long: usize = users.iter().map(|user| scene.fill(*user, 5)).sum();
@@ -859,7 +859,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_have_begun_take_little_of_the_arena() {
+    fn incomplete_messages_take_little_of_the_arena() {
         let mut scene = Scene::new();
         let users: Vec<ConnId> = (0..8).map(|_| scene.conn(true)).collect();
         let begun: Vec<Buffer> = users
@@ -867,7 +867,7 @@ mod tests {
             .map(|user| scene.pool.begin(*user, 8 * UNIT).unwrap())
             .collect();
         assert_eq!(scene.used(), 16);
-        // The others are in heap, and are charged as long as they exist.
+        // The other messages are in heap, and are charged as long as they exist.
         let segment = u64::from(SHAPE.units_per_segment * UNIT);
         assert_eq!(scene.total.used(), segment + 6 * 8 * u64::from(UNIT));
         for buffer in begun {
@@ -884,7 +884,7 @@ mod tests {
     };
 
     #[test]
-    fn a_worker_that_takes_no_messages_leaves_as_much_as_it_has() {
+    fn a_worker_that_takes_no_messages_leaves_as_much_memory_as_it_has() {
         let mut scene = Scene::with(LONG, 16 << 20);
         let fill = |scene: &mut Scene| {
             let before = scene.total.used();
@@ -916,17 +916,17 @@ mod tests {
         assert_eq!(
             scene.fill(user, 512),
             0,
-            "some units are left to short ones"
+            "some units are left to short messages"
         );
         let used = scene.total.used();
         assert_eq!(used, (11 << 20) + SMALL_LENGTH + 576 * u64::from(UNIT));
         assert_eq!(scene.fill(user, 300), 1);
         assert_eq!(scene.fill(users[0], 512), 0);
-        assert_eq!(scene.total.used(), used, "no second one");
+        assert_eq!(scene.total.used(), used, "no second long segment was made");
     }
 
     #[test]
-    fn a_worker_with_more_than_it_leaves_has_one_message_in_heap() {
+    fn a_worker_with_more_memory_than_it_leaves_may_have_one_message_in_heap() {
         let mut scene = Scene::new();
         let users: Vec<ConnId> = (0..16).map(|_| scene.conn(true)).collect();
         // The arena has 128 KiB, and a message in heap 64 KiB.
@@ -943,7 +943,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_begins_nothing_long_and_nothing_in_the_arena() {
+    fn a_strangers_message_is_not_long_and_begins_in_heap() {
         let mut scene = Scene::new();
         let stranger = scene.conn(false);
         assert!(matches!(

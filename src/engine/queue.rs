@@ -42,7 +42,7 @@ pub struct Queue<W: Worker> {
     /// that can be outstanding, or holds a RECEIVE buffer, or reports the end of a connection; there are no more ends
     /// than connections, and each connection needed a RECEIVE buffer to begin.
     pending: VecDeque<Entry>,
-    /// One of the completions has to wake the worker.
+    /// One of the completions in `pending` has to wake the worker.
     awaited: bool,
     /// When the worker has to be woken for what is in the ring.
     pub wake_at: Option<Instant>,
@@ -221,9 +221,9 @@ impl<W: Worker> Queue<W> {
         self.completions.wake()
     }
 
-    /// Announces that this side will not look at the rings until its bell rings; returns `false` if there is something
-    /// to look at. The worker need not ring when it gives received messages back, unless the arena needs their room
-    /// (`is_wanting`).
+    /// Announces that this side will not look at the rings until the queue's bell rings; returns `false` if there is
+    /// something to look at. The worker need not ring when it gives received messages back, unless the arena needs
+    /// their room (`is_wanting`).
     pub fn announce_sleep(&mut self, is_wanting: bool) -> Result<bool, RingCorrupt> {
         if !self.pending.is_empty() {
             return self.completions.announce_sleep();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_a_number_of_its_own_and_of_this_queue() {
+    fn a_connection_has_a_unique_number_that_contains_the_queues() {
         let mut scene = Scene::new();
         let conn = scene.conns.insert(());
         let first = scene.queue.insert(conn);
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_sleeps_is_woken_once_and_for_what_is_sent_late() {
+    fn a_sleeping_worker_is_woken_once_and_later_for_sent_messages() {
         let mut scene = Scene::new();
         let now = Instant::ZERO;
         assert_eq!(scene.queue.flush(now), Ok(false));
@@ -379,7 +379,11 @@ mod tests {
             (0, Some(now + SENT_DELAY))
         );
         scene.queue.wake_late(now).unwrap();
-        assert_eq!(scene.rings(), 0, "that was not the time");
+        assert_eq!(
+            scene.rings(),
+            0,
+            "a worker was woken before its time to be woken"
+        );
         scene.complete(event::PDU);
         scene.complete(event::RDMA_DONE);
         assert_eq!(scene.queue.flush(now), Ok(true));
@@ -393,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_of_a_worker_that_takes_nothing() {
+    fn no_submissions_are_taken_from_a_worker_that_takes_no_completions() {
         let mut scene = Scene::new();
         let entry: Entry = transmute!(Submission::new_zeroed());
         let mut taken = [Entry::default(); 8];
@@ -407,7 +411,7 @@ mod tests {
         assert_eq!(scene.taken().len(), DEPTH as usize);
         assert_eq!(scene.queue.flush(Instant::ZERO), Ok(true));
         assert_eq!(scene.queue.take(&mut taken), Ok(1));
-        // Nor is any taken while the limit of outstanding submissions is reached.
+        // The queue also takes no submission while the limit of outstanding submissions is reached.
         scene.queue.outstanding = DEPTH;
         assert_eq!(scene.submissions.push(&[entry]), Ok(1));
         assert_eq!(scene.queue.take(&mut taken), Ok(0));

@@ -27,9 +27,9 @@ const KEPT_CLOSES: usize = 64;
 /// The process to which a new connection goes.
 #[derive(Debug)]
 pub enum Route<P> {
-    /// The worker that registered its client.
+    /// The worker that registered the connection's client.
     Worker(P),
-    /// The listener, which finds a worker for it.
+    /// The listener, which finds a worker for the connection.
     Listener(P),
     /// There is no listener.
     Nobody,
@@ -42,9 +42,9 @@ pub struct Close {
     pub peer: SocketAddr,
     /// The server's address to which the client connected.
     pub local: Option<SocketAddr>,
-    /// The fabric that carried it.
+    /// The fabric that carried the connection.
     pub fabric: &'static str,
-    /// The worker that owned it.
+    /// The worker that owned the connection.
     pub worker: Option<u32>,
     /// The reason's name.
     pub reason: &'static str,
@@ -65,7 +65,7 @@ pub struct Carried {
     pub requested: u64,
     /// How many connections there were.
     pub connections: u64,
-    /// Their traffic.
+    /// The traffic of these connections.
     pub traffic: Traffic,
     /// Number of WRITEs whose data was fetched before their owners got them.
     pub fetched_ahead: u64,
@@ -198,8 +198,8 @@ impl<P: Peer> Registry<P> {
     ///
     /// # Errors
     ///
-    /// [`Status::Taken`]: another process has registered it. [`Status::Limit`]: this process has already registered
-    /// `limit`.
+    /// [`Status::Taken`]: another process has registered the client or the session, or the session belongs to another
+    /// client. [`Status::Limit`]: this process has already registered `limit` sessions.
     pub fn register(
         &mut self,
         process: u32,
@@ -312,7 +312,8 @@ impl<P: Peer> Registry<P> {
         self.processes.get(&client.process).cloned()
     }
 
-    /// Counts a new connection. If there are now too many, returns the one that has to end, which may be the new one.
+    /// Counts a new connection. If there are now too many, returns the connection that has to end, which may be the new
+    /// one.
     pub fn established(&mut self, place: Place, peer: SocketAddr) -> Option<(Place, Limit)> {
         self.connections += 1;
         self.undispatched += 1;
@@ -330,7 +331,7 @@ impl<P: Peer> Registry<P> {
         self.admission.authenticated(place);
     }
 
-    /// Returns whether a connection may be offered to the listener now. Otherwise it waits until
+    /// Returns whether a connection may be offered to the listener now. If not, it waits until
     /// [`dispatched`](Self::dispatched) or [`closed`](Self::closed) returns it.
     pub fn may_offer(&mut self, place: Place, peer: SocketAddr) -> bool {
         let may = self.admission.offer(place, peer.into());
@@ -340,7 +341,7 @@ impl<P: Peer> Registry<P> {
         may
     }
 
-    /// Notes that a connection has an owner now. Returns the one that may be offered in its place.
+    /// Notes that a connection has an owner now. Returns the waiting connection that may be offered in its place.
     pub fn dispatched(&mut self, place: Place) -> Option<Place> {
         self.undispatched = self.undispatched.saturating_sub(1);
         self.admission.done(place)
@@ -351,7 +352,7 @@ impl<P: Peer> Registry<P> {
         self.undispatched += 1;
     }
 
-    /// Notes that a connection has ended. Returns the one that may be offered in its place.
+    /// Notes that a connection has ended. Returns the waiting connection that may be offered in its place.
     pub fn closed(
         &mut self,
         place: Place,
@@ -392,8 +393,8 @@ impl<P: Peer> Registry<P> {
         *self.refused.entry(status.name()).or_default() += 1;
     }
 
-    /// Keeps what a shard of this fabric has carried and counted that has ended. From now on the shard cannot be asked,
-    /// and totals must not fall.
+    /// Keeps the totals of a shard of this fabric that has ended. From now on the shard cannot be asked, and totals must
+    /// not fall.
     pub fn shard_ended(
         &mut self,
         (shard, fabric): (usize, &'static str),
@@ -417,7 +418,7 @@ impl<P: Peer> Registry<P> {
         &self.ended
     }
 
-    /// Returns what they carried, by fabric.
+    /// Returns the connections and traffic of all shards that have ended, by fabric.
     #[must_use]
     pub const fn carried_before(&self) -> &BTreeMap<&'static str, Carried> {
         &self.carried
@@ -529,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_belongs_to_one_worker_until_all_of_it_is_taken_back() {
+    fn a_client_belongs_to_one_worker_until_it_removes_all_registrations() {
         let mut registry = registry();
         for id in [1, 2] {
             registry.attach(&Process(id, Role::Worker));
@@ -578,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_last_closes_only() {
+    fn keeps_only_the_last_closes() {
         let mut registry = registry();
         let peer = "192.0.2.1:1".parse().unwrap();
         let place = Place {
@@ -603,7 +604,7 @@ mod tests {
         assert_eq!(
             registry.ends()[&("software", "peer")],
             100,
-            "all are counted"
+            "all ends are counted"
         );
         let oldest = Instant::ZERO + Duration::from_secs(36);
         assert_eq!(registry.closes().next().unwrap().at, oldest);

@@ -9,7 +9,7 @@ use crate::device::abi::{OPTIONAL, Place, Submission, TransferSubmission, flags,
 use crate::shm::Entry;
 use crate::units::RemoteToken;
 
-/// Why a submission is one that no correct library makes. The worker is detached.
+/// The rule that a submission breaks. No correct library breaks one, so the worker is detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum Violation {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_no_library_writes() {
+    fn refuses_entries_that_no_library_writes() {
         for (submission, name) in [
             (
                 Submission {

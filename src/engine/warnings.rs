@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warns_of_each_limit_once_in_a_while() {
+    fn warns_of_each_limit_once_a_minute() {
         let mut warnings = Warnings::default();
         let start = Instant::ZERO + Duration::from_secs(10);
         assert_eq!(warnings.met("a", 1, start), Some(1));

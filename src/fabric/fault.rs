@@ -8,8 +8,8 @@
 //! owner may learn late that a connection has ended: until then, the work that it posts is accepted and flushed, as
 //! with every fabric.
 //!
-//! It must never break the trait's promises: each posted request completes once, events of a
-//! connection keep their order, and nothing succeeds after a failure.
+//! `Fault` must never break the trait's promises: each posted request completes once, events of a connection keep their
+//! order, and nothing succeeds after a failure.
 
 mod capture;
 
@@ -47,7 +47,7 @@ pub enum Cut {
 pub struct FaultPlan {
     /// The seed: the same seed gives the same faults.
     pub seed: u64,
-    /// Each event is delayed by up to this much, but never comes before an earlier one of its connection.
+    /// Each event is delayed by up to this much, but never comes before an earlier event of its connection.
     pub delay: Duration,
     /// The connection is cut at this operation, the n-th successful post.
     pub cut: Option<(u64, Cut)>,
@@ -59,9 +59,9 @@ pub struct FaultPlan {
 /// The work that a peer does not do: see [`Fault::stall`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stall {
-    /// Whether it takes no SENDs or RDMA WRITEs.
+    /// Whether the peer takes no SENDs and no RDMA WRITEs.
     pub sends: bool,
-    /// Whether it answers no RDMA READs.
+    /// Whether the peer answers no RDMA READs.
     pub reads: bool,
 }
 
@@ -95,7 +95,7 @@ pub struct Fault<F> {
 /// A connection, until its owner is told that it has ended.
 #[derive(Debug, Default)]
 struct Conn {
-    /// When its latest event is released.
+    /// When the connection's latest event is released.
     last: Instant,
     /// The other end, if it is in this fabric, too.
     peer: Option<ConnId>,
@@ -110,7 +110,7 @@ struct Conn {
     reason: Option<CloseReason>,
     /// Work of these kinds does not complete.
     stall: Stall,
-    /// Work that was posted after the end, or stalled: flushed last.
+    /// Work that was posted after the end, or that stalled. It is flushed last.
     late: Vec<(WrId, Work)>,
 }
 
@@ -139,7 +139,7 @@ impl<F: Fabric> Fault<F> {
 
     /// Writes each operation of the connections made from now on to a capture file, as the iWARP frames that would
     /// carry it on a wire: each connection is a TCP stream with MPA's handshake, and each packet holds one FPDU with a
-    /// CRC. If both ends are in this fabric, each operation is captured once. If only one is, the peer's RDMA
+    /// CRC. If both ends are in this fabric, each operation is captured once. If only one end is, the peer's RDMA
     /// operations are missing, because nothing here sees them.
     ///
     /// SENDs and RDMA WRITEs are written when posted, the responses to READs when they complete,
@@ -150,8 +150,8 @@ impl<F: Fabric> Fault<F> {
         Ok(())
     }
 
-    /// Prevents SENDs, or RDMA READs, of a connection from completing until it ends: its owner sees a peer that takes
-    /// or answers nothing.
+    /// Prevents SENDs, or RDMA READs, of a connection from completing until the connection ends: its owner sees a peer
+    /// that takes or answers nothing.
     pub fn stall(&mut self, conn: ConnId, stall: Stall) {
         self.conns.entry(conn).or_default().stall = stall;
     }
@@ -163,14 +163,15 @@ impl<F: Fabric> Fault<F> {
         }
     }
 
-    /// Returns the connection if it has ended below, and its owner has neither been told nor closed it.
+    /// Returns the connection if it has ended in the fabric below, and its owner has neither learned of the end nor
+    /// closed the connection.
     fn unknowing(&mut self, conn: ConnId) -> Option<&mut Conn> {
         self.conns
             .get_mut(&conn)
             .filter(|conn| conn.ended && !conn.closed_by_owner)
     }
 
-    /// Posts work to the fabric below, and counts it. Returns whether it was posted; otherwise it will be flushed.
+    /// Posts work to the fabric below, and counts it. Returns whether the work was posted; if not, it will be flushed.
     fn post(
         &mut self,
         conn: ConnId,

@@ -80,8 +80,8 @@ impl LocalAddresses {
         }
     }
 
-    /// Returns the same for a connection. If the system does not know the connection's address, the connection is
-    /// admitted only if all addresses are.
+    /// Returns whether peers may connect to the local address of a connection. If the system does not know that
+    /// address, the connection is admitted only if all addresses are.
     #[must_use]
     pub fn admit_conn(&self, address: Option<SocketAddr>) -> bool {
         match address {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_all_and_none_is_none() {
+    fn all_admits_every_address_and_an_empty_list_none() {
         assert!(admits(&LocalAddresses::default(), "10.0.0.1:5445"));
         assert!(!admits(&only(&[]), "127.0.0.1:5445"));
         assert!(LocalAddresses::All.admit_conn(None));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_same_in_both_its_forms_and_at_every_port() {
+    fn an_address_is_the_same_in_both_forms_and_at_every_port() {
         let some = only(&[("::ffff:10.0.0.1", 0), ("2001:db8::1", 7)]);
         for address in [
             "10.0.0.1:1",

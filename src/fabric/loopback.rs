@@ -7,8 +7,8 @@
 //! call at most as many as may be outstanding, so that READs wait here, too. The end of a connection also takes effect
 //! in `poll`: to its owner, a connection never changes between two calls.
 //!
-//! It checks everything that a fabric with a hostile peer checks. It must never be slower than the code that is
-//! measured on top of it: an operation does not need hashing or, once the queues have grown, allocation.
+//! This fabric checks everything that a fabric with a hostile peer checks. It must never be slower than the code that
+//! is measured on top of it: an operation does not need hashing or, once the queues have grown, allocation.
 
 mod conn;
 
@@ -350,8 +350,8 @@ impl Fabric for Loopback {
             return;
         };
         let peer = *peer;
-        // It is removed without an event, even if the initiator has given up in the meantime and that has not been
-        // reported.
+        // The request is removed without an event, even if the initiator has given up in the meantime and its end has
+        // not been reported.
         self.conns.remove(conn);
         self.end(peer, CloseReason::Refused);
     }

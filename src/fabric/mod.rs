@@ -103,8 +103,8 @@ pub enum Access {
     /// The peer may do nothing: the region serves only local work requests, and is not a sink for RDMA READs.
     Local,
     /// The peer may not ask for anything. RDMA READs place their data in the region, and some devices (iWARP NICs) can
-    /// do that only if the peer is allowed to write there: do not use it for memory whose content must be safe from the
-    /// peer.
+    /// do that only if the peer is allowed to write there: do not use this access for memory whose content must be safe
+    /// from the peer.
     ReadSink,
     /// The peer may read the region by RDMA READ.
     RemoteRead,

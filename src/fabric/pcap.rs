@@ -65,7 +65,7 @@ pub struct StreamId(usize);
 #[derive(Clone, Copy, Debug)]
 struct End {
     address: SocketAddr,
-    /// The sequence number of the next byte that it sends.
+    /// The sequence number of the next byte that this end sends.
     sequence: u32,
 }
 
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_checksums_that_hold() {
+    fn writes_valid_checksums() {
         let file = record("10.0.0.1:1234", "10.0.0.2:5445");
         for (_, packet) in packets(&file) {
             assert_eq!(sum(&packet[..20]), [0, 0]);

@@ -4,10 +4,10 @@
 //!
 //! Any host that reaches a port can open such connections, so their number is limited, in total and for each source. A
 //! newcomer is always admitted: if there are now too many, the oldest connection of the source with the largest number
-//! of connections is dropped. A client that does its part at once stops counting here before it can become the oldest,
-//! however many others do nothing.
+//! of connections is dropped. The connection of a client that does its part at once no longer counts here before it can
+//! become the oldest, however many other clients do nothing.
 //!
-//! Only this module defines a source. Each stage of a connection that has such limits counts sources with it.
+//! Only this module defines a source. Each stage of a connection that has such limits counts sources with this module.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::cmp::Reverse;
@@ -20,7 +20,7 @@ pub(crate) struct Limits {
     pub(crate) per_source: usize,
 }
 
-/// The limit for which a connection was dropped.
+/// The limit because of which a connection was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     Total,
@@ -187,25 +187,25 @@ mod tests {
     }
 
     #[test]
-    fn a_source_with_too_many_loses_its_oldest() {
+    fn a_source_with_too_many_connections_loses_its_oldest() {
         let went = admit_all(["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1", "10.0.0.1"]);
         assert_eq!(went, [None, None, None, None, Some((1, Limit::PerSource))]);
     }
 
     #[test]
-    fn when_all_places_are_taken_the_greediest_source_loses_its_oldest() {
+    fn at_the_total_limit_the_source_with_most_connections_loses_its_oldest() {
         let went = admit_all(["10.0.0.1", "10.0.0.2", "10.0.0.2", "::1", "10.0.0.3"]);
         assert_eq!(went, [None, None, None, None, Some((2, Limit::Total))]);
     }
 
     #[test]
-    fn of_sources_that_are_alike_the_one_with_the_oldest_connection_loses_it() {
+    fn among_equal_sources_the_oldest_connection_is_dropped() {
         let went = admit_all(["10.0.0.4", "10.0.0.3", "10.0.0.1", "10.0.0.2", "10.0.0.9"]);
         assert_eq!(went[4], Some((1, Limit::Total)));
     }
 
     #[test]
-    fn what_is_taken_out_leaves_nothing_behind() {
+    fn removed_connections_leave_nothing_behind() {
         let mut sources = Sources::default();
         for number in 0..10 {
             let text = if number % 2 == 0 { "::1" } else { "10.0.0.1" };

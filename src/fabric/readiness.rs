@@ -31,7 +31,7 @@ pub trait SharedEpoll: Waitable {
     fn ready(&mut self, keys: &mut Vec<u64>);
 }
 
-/// Returns the token of an owner's descriptor. The low 32 bits of a key are below 2^29.
+/// Returns the token of an owner's descriptor. The low 32 bits of an owner's key must be below 2^29.
 #[must_use]
 pub const fn owner_token(key: u64) -> Token {
     Token(key as usize | OWNER_BIT)
@@ -101,14 +101,14 @@ impl Readiness {
     ///
     /// # Errors
     ///
-    /// As [`SharedEpoll::wait`].
+    /// The errors of [`SharedEpoll::wait`].
     pub fn take(&mut self) -> Result<Events, FabricError> {
         self.wait(Some(Duration::ZERO))?;
         self.has_found = false;
         Ok(std::mem::replace(&mut self.found, Events::with_capacity(0)))
     }
 
-    /// Gives back what [`take`](Self::take) lent.
+    /// Gives back the events that [`take`](Self::take) returned.
     pub fn put(&mut self, found: Events) {
         self.found = found;
     }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_key_is_none_of_the_fabrics() {
+    fn the_greatest_key_of_an_owner_is_not_taken_for_a_fabrics() {
         let key = (u64::from(u32::MAX) << 32) | (OWNER_BIT as u64 - 1);
         assert!(!is_own(owner_token(key)));
         assert_eq!(super::key(owner_token(key)), Some(key));

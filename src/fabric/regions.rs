@@ -36,7 +36,7 @@ impl Piece {
         length: 0,
     };
 
-    /// Returns the `length` bytes at `offset` within it. The look-up checks whether the memory has them.
+    /// Returns the `length` bytes at `offset` within this piece. The look-up checks whether the memory has them.
     #[must_use]
     pub const fn part(self, offset: u32, length: u32) -> Self {
         let offset = self.offset.saturating_add(offset);
@@ -92,7 +92,7 @@ impl<M> Regions<M> {
     }
 
     /// Registers `length` bytes of `memory` under the name `remote`. Returns `None` if there is no room, or if the
-    /// token or the addresses cannot be used; another random `remote` cures that.
+    /// token or the addresses cannot be used; another random `remote` cures the latter.
     pub fn register(
         &mut self,
         memory: M,
@@ -160,7 +160,8 @@ impl<M> Regions<M> {
         self.slot(piece)?.memory.as_ref()
     }
 
-    /// Returns the same for memory that the peer reads, or `None` if its access was revoked.
+    /// Returns the memory of a piece that the peer reads, if the registration is still valid and the peer's access was
+    /// not revoked.
     #[must_use]
     pub fn memory_for_peer(&self, piece: Piece) -> Option<&M> {
         let slot = self.slot(piece)?;
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn resolves_what_lies_inside() {
+    fn resolves_bytes_inside_a_region() {
         let (regions, region) = one(Access::RemoteWrite);
         let piece = regions.resolve(0x1234, 0x1000 + 99, 1, Access::RemoteWrite);
         let sge = Sge {
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_by_name() {
+    fn refuses_each_other_access_with_its_own_fault() {
         let (regions, _) = one(Access::RemoteWrite);
         for (stag, address, length, access, error) in [
             (0x1235, 0x1000, 1, Access::RemoteWrite, AccessFault::Token),
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn invalidation_takes_the_remote_access_alone() {
+    fn invalidation_ends_only_the_remote_access() {
         let (mut regions, region) = one(Access::RemoteRead);
         assert_eq!(regions.invalidate(0x1234), Some(RemoteToken(0x1234)));
         assert_eq!(
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_are_bounded_and_used_again() {
+    fn slots_are_limited_and_used_again() {
         let (mut regions, first) = one(Access::Local);
         assert!(regions.register(2, 1, Access::RemoteRead, REMOTE).is_some());
         assert!(!regions.has_room());
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(
             regions.register(3, 1, Access::RemoteRead, REMOTE),
             None,
-            "a token in use"
+            "the token is in use"
         );
         let wrapping = RemoteAddress {
             token: RemoteToken(10),
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_nothing_that_reaches_outside() {
+    fn finds_no_bytes_that_reach_outside_a_region() {
         let (regions, region) = one(Access::RemoteRead);
         let whole = regions.look_up(all(region)).unwrap();
         for (offset, length) in [(0, 101), (100, 1), (101, 0), (u32::MAX, 1), (1, u32::MAX)] {

@@ -83,9 +83,9 @@ pub struct Moved {
 pub enum Event {
     /// A peer wants a connection: [`Fabric::accept`] or [`Fabric::reject`] it.
     ConnectRequest {
-        /// The listener that received it.
+        /// The listener that received the request.
         listener: ListenerId,
-        /// The new connection. Memory may be registered and receives posted before it is accepted.
+        /// The new connection. Memory may be registered and receives posted before the connection is accepted.
         conn: ConnId,
         /// The peer's address.
         peer: SocketAddr,
@@ -102,11 +102,11 @@ pub enum Event {
     Completion {
         /// The connection.
         conn: ConnId,
-        /// The number with which it was posted.
+        /// The number with which the work request was posted.
         wr_id: WrId,
         /// The kind of the work; if it failed, `Recv` has length 0.
         work: Work,
-        /// Whether it succeeded. After the first failure everything else is flushed.
+        /// Whether the work request succeeded. After the first failure, everything else is flushed.
         result: Result<(), WrError>,
     },
     /// The connection has ended, and all posted work has completed. This is sent exactly once for each connection that
@@ -130,7 +130,7 @@ pub enum Event {
 /// The kind of a [`Cause`], for callers that have to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CauseKind {
-    /// One side accessed memory of the other without permission.
+    /// One side accessed the other side's memory without permission.
     RemoteAccess,
     /// No receive large enough was posted for a message.
     ReceiverNotReady,
@@ -166,7 +166,7 @@ impl Cause {
         Self { causes, code }
     }
 
-    /// Returns the provider's number for it.
+    /// Returns the provider's code for the cause.
     #[must_use]
     pub const fn code(self) -> u32 {
         self.code
@@ -218,7 +218,7 @@ pub enum CloseReason {
     /// The peer or the network aborted the connection.
     #[error("connection reset")]
     Reset,
-    /// Nothing listens there, or the peer rejected the connection.
+    /// Nothing listens on the peer's address, or the peer rejected the connection.
     #[error("connection refused")]
     Refused,
     /// The peer did not finish connecting in time.
@@ -254,7 +254,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Returns whether one side accessed memory of the other without permission.
+    /// Returns whether one side accessed the other side's memory without permission.
     #[must_use]
     pub fn is_remote_access(&self) -> bool {
         *self == Self::RemoteAccess || self.is_provided(CauseKind::RemoteAccess)
@@ -334,8 +334,8 @@ pub trait Fabric {
     /// incoming); `None` if there is no such connection or the fabric does not know the address.
     fn conn_local_address(&self, conn: ConnId) -> Option<SocketAddr>;
 
-    /// Returns whether the peer of a connection may invalidate regions of this side. If it may not, an attempt ends the
-    /// connection, so an initiator does not ask for it.
+    /// Returns whether the peer of a connection may invalidate regions of this side. If the peer may not, an attempt
+    /// ends the connection, so an initiator does not ask for invalidation.
     fn regions_may_be_invalidated(&self, _conn: ConnId) -> bool {
         true
     }
@@ -398,8 +398,8 @@ pub trait Fabric {
     ) -> Result<(), FabricError>;
 
     /// Reads the peer's memory into local memory, which should be registered with [`Access::ReadSink`] or
-    /// [`Access::RemoteWrite`]: some devices require it. At most `initiator_depth` READs are outstanding; the others
-    /// wait, in order.
+    /// [`Access::RemoteWrite`], because some devices require that. At most `initiator_depth` READs are outstanding; the
+    /// others wait, in order.
     fn post_read(
         &mut self,
         conn: ConnId,
@@ -413,7 +413,7 @@ pub trait Fabric {
         Moved::default()
     }
 
-    /// Makes progress without waiting and appends what happened to `events`.
+    /// Makes progress without waiting, and appends to `events` what happened.
     fn poll(&mut self, now: Instant, events: &mut Vec<Event>) -> Result<(), FabricError>;
 
     /// Returns the latest time at which `poll` must be called, even if nothing happens. `None`: call it only after an

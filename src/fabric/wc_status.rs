@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_means_what_the_work_was() {
+    fn the_meaning_of_a_status_depends_on_the_kind_of_work() {
         let recv = Work::Recv {
             length: 0,
             invalidated: None,
@@ -155,7 +155,7 @@ mod tests {
             "the RDMA device failed a work request: wc_general (21)"
         );
         assert!(!reason.is_remote_access() && !reason.is_receiver_not_ready());
-        // These have the same name.
+        // These two statuses have the same name.
         assert_ne!(
             CloseReason::from(WcStatus(100)),
             CloseReason::from(WcStatus(101))

@@ -2,9 +2,9 @@
 
 //! The values with which each side negotiates, and the results of the negotiation.
 //!
-//! They are here, and not in the transport, because the protocol defines the minimum values and the timers ([MS-SMBD]
-//! 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put one of its own values on the wire that its peer has to
-//! refuse.
+//! The values are here, and not in the transport, because the protocol defines the minimum values and the timers
+//! ([MS-SMBD] 3.1.1, 3.1.2, 3.1.3), and because an endpoint must never put one of its own values on the wire that its
+//! peer has to refuse.
 
 use core::time::Duration;
 
@@ -51,8 +51,8 @@ pub struct Config {
     /// Time that a message may wait for send credits.
     pub credit_timeout: Duration,
     /// Time within which the peer must send all fragments of a message, counted from the first, plus one second for
-    /// each [`SLOWEST_RATE`] bytes of it. The time does not run while the peer cannot send because this side lacks
-    /// receives. This is not a rule of [MS-SMBD].
+    /// each [`SLOWEST_RATE`] bytes of the message. The time does not run while the peer cannot send because this side
+    /// lacks receives. This is not a rule of [MS-SMBD].
     pub message_timeout: Duration,
 }
 

@@ -100,7 +100,7 @@ impl Ledger {
     }
 
     /// Takes note of receives that were posted. Receives beyond the maximum do not count: they are never granted. The
-    /// limit is not the number wanted now, since that may have shrunk after the owner was told to post them.
+    /// limit is not the number wanted now, since that number may have shrunk after the owner learned of it.
     pub(super) fn add_posted(&mut self, count: u16) {
         self.posted = self.posted.saturating_add(count).min(self.max);
     }
@@ -137,9 +137,9 @@ impl Ledger {
         self.granted
     }
 
-    /// Returns how many credits the next message grants; `None` if it must wait for a send credit, or, if it would
-    /// spend the last one, for a receive to grant. The peer gets no more than its allowance, unless the last send
-    /// credit requires more.
+    /// Returns how many credits the next message grants; `None` if that message must wait for a send credit or, if it
+    /// would spend the last send credit, for a receive to grant. The peer gets no more than its allowance, unless the
+    /// last send credit requires more.
     pub(super) fn next_grant(&self) -> Option<u16> {
         let untold = self.posted.saturating_sub(self.granted);
         let room = self.allowance().saturating_sub(self.granted);
@@ -152,13 +152,12 @@ impl Ledger {
         }
     }
 
-    /// Returns whether the peer may starve, so that an empty message has to grant it credits if no other
-    /// message does: it holds none, or it holds at most a quarter of what it could hold and there are
-    /// several to grant.
+    /// Returns whether the peer may starve, so that an empty message has to grant it credits if no other message does:
+    /// the peer holds none, or it holds at most a quarter of what it could hold and there are several to grant.
     ///
-    /// While the peer holds any credit, an empty message grants at least two. This ends the
-    /// exchange: the message itself uses one receive of the peer, so each one leaves fewer
-    /// ungranted receives on both sides together.
+    /// While the peer holds any credit, an empty message grants at least two. This ends the exchange: the message
+    /// itself uses one receive of the peer, so each such message leaves fewer ungranted receives on both sides
+    /// together.
     pub(super) fn owes_credits(&self) -> bool {
         match self.next_grant() {
             None | Some(0) => false,
@@ -230,20 +229,26 @@ mod tests {
         assert_eq!(
             ledger(10, 255, 63).next_grant(),
             Some(191),
-            "as Windows does"
+            "Windows grants as many"
         );
         assert!(ledger(10, 1, 0).owes_credits());
         assert!(
             !ledger(0, 255, 0).owes_credits(),
-            "not without a send credit"
+            "nothing is owed without a send credit"
         );
-        assert!(!ledger(10, 64, 63).owes_credits(), "not for the reserve");
-        assert!(!ledger(10, 0, 0).owes_credits(), "not without a receive");
+        assert!(
+            !ledger(10, 64, 63).owes_credits(),
+            "the reserve is not owed"
+        );
+        assert!(
+            !ledger(10, 0, 0).owes_credits(),
+            "nothing is owed without a receive"
+        );
     }
 
     #[test]
     fn an_empty_message_causes_another_only_if_it_took_the_last_credit() {
-        // Both have just been granted everything; one of them sends an empty message.
+        // Both sides have just been granted everything; one of them sends an empty message.
         for posted in 2..=255 {
             let mut other = ledger(10, posted, posted - 1);
             assert_eq!(other.take_message(1), Ok(()));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The endpoint itself: which message is due in which state, and what each one changes.
+//! The endpoint itself: which message is due in which state, and what each message changes.
 //!
-//! It joins the parts (ledger, reassembly, timers, negotiation), each of which knows only its own rules. [The
+//! The endpoint joins the parts (ledger, reassembly, timers, negotiation), each of which knows only its own rules. [The
 //! module](super) explains the call order, the time rules and the reasons for the credit rules.
 
 use super::config::{Config, NEGOTIATE_RECEIVE_SIZE, Negotiated};
@@ -27,7 +27,7 @@ pub struct Endpoint {
     /// The result of the negotiation, which is kept when the connection closes.
     negotiated: Option<Negotiated>,
     credits: Ledger,
-    /// The peer has been granted credits at some time. Until then it cannot send.
+    /// The peer has been granted credits at some time. Until then the peer cannot send.
     peer_can_send: bool,
     reassembly: Reassembly,
     outgoing: Option<Outgoing>,
@@ -78,8 +78,8 @@ impl Endpoint {
         Self::new(config, now, Phase::AwaitRequest)
     }
 
-    /// Makes the end that connected; otherwise this is like [`Endpoint::acceptor`]. Its request is sent when the first
-    /// receive is posted.
+    /// Makes the end that connected; otherwise this is like [`Endpoint::acceptor`]. The end's request is sent when the
+    /// first receive is posted.
     #[must_use]
     pub fn initiator(config: Config, now: Instant) -> Self {
         Self::new(config, now, Phase::Request)
@@ -196,13 +196,13 @@ impl Endpoint {
         )
     }
 
-    /// Handles a message of `length` bytes of which `head` holds the first [`HEAD_LENGTH`], or all if it is shorter: an
-    /// owner copies that many out of memory that others may write. The payload belongs to the owner, and is never
-    /// looked at here.
+    /// Handles a message of `length` bytes. `head` holds the first [`HEAD_LENGTH`] bytes, or all bytes of a shorter
+    /// message: an owner copies that many out of memory that others may write. The payload belongs to the owner, and is
+    /// never looked at here.
     ///
     /// # Errors
     ///
-    /// As [`Endpoint::handle_message`].
+    /// The errors of [`Endpoint::handle_message`].
     #[inline]
     pub fn handle_head(
         &mut self,
@@ -253,7 +253,7 @@ impl Endpoint {
     /// Begins to send an upper-layer message of `length` bytes. The owner keeps the bytes until the SENDs of all
     /// transmits of the message have completed. The last SEND invalidates `invalidate`, a token of the peer: the
     /// token's memory stays accessible while the fragments arrive, but not once the message is complete, so that the
-    /// peer never sees one without the other.
+    /// peer never sees the whole message without the invalidation.
     ///
     /// # Errors
     ///
@@ -283,8 +283,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Returns the next message to send, as one SEND; `None` if there is none now. Call it until it returns `None`,
-    /// because a wait for credits begins with that call.
+    /// Returns the next message to send, as one SEND; `None` if there is none now. Call this until it returns `None`,
+    /// because a wait for credits begins with the call that returns `None`.
     #[inline]
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         match self.phase {
@@ -321,8 +321,8 @@ impl Endpoint {
     }
 
     /// Stops taking new messages. The message in progress, or the refusal of a negotiation, is still sent before the
-    /// endpoint closes; if there is neither, it closes at once. Messages of the peer are handled until then, since they
-    /// may bring the missing credits.
+    /// endpoint closes; if there is neither, the endpoint closes at once. Messages of the peer are handled until then,
+    /// since they may bring the missing credits.
     pub fn close(&mut self) {
         self.phase = match self.phase {
             Phase::Refuse => Phase::Refuse,
@@ -381,7 +381,7 @@ impl Endpoint {
         self.credits.take_message(data.credits_granted.0)?;
         self.credits.set_requested(data.credits_requested.0);
         let received = if data.total_length() == 0 {
-            // This is harmless even within a message: some peers send credits there.
+            // An empty message is harmless even between the fragments of another: some peers send credits there.
             Received::Credits
         } else {
             let Placed { offset, total } = self.reassembly.take(

@@ -3,8 +3,8 @@
 //! The SMB Direct endpoint of [MS-SMBD]: negotiation, credits, fragments and timers, without I/O.
 //!
 //! An [`Endpoint`] is one end of one connection, acceptor or initiator: a plain value of some two hundred bytes that
-//! owns no buffer, no queue, no socket and no clock, and never allocates. Its *owner* has all of those; it tells the
-//! endpoint what happened and asks it what to do. The endpoint is separate from the transport so that tests can
+//! owns no buffer, no queue, no socket and no clock, and never allocates. Its *owner* has all of those, tells the
+//! endpoint what happened, and asks it what to do. The endpoint is separate from the transport so that tests can
 //! simulate two hours of a connection, with all their faults, in a millisecond, and so that a kernel can use it.
 //!
 //! An endpoint must never do I/O, read a clock, look at a payload, or panic on anything that a peer sends.
@@ -80,20 +80,20 @@
 //!
 //! - *The last send credit is spent only on a message that grants at least one.* Otherwise both
 //!   sides could send their last message at once, and neither could ever grant again.
-//! - *One receive stays back.* A side with one send credit left may face a silent peer that holds
-//!   all credits; if everything posted were granted, it could never send again. So one posted
-//!   receive, the reserve, is granted only together with the last send credit, or to a peer that
-//!   holds nothing. Hence one more is posted than is granted if the peer asks for fewer credits
-//!   than it holds. The peer's answer uses up a receive and thereby restores the reserve.
+//! - *One receive stays back.* A side with one send credit left may face a silent peer that holds all credits; if
+//!   everything posted were granted, that side could never send again. So one posted receive, the reserve, is granted
+//!   only together with the last send credit, or to a peer that holds nothing. Hence one more is posted than is granted
+//!   if the peer asks for fewer credits than it holds. The peer's answer uses up a receive and thereby restores the
+//!   reserve.
 //! - *A peer that may starve gets credits in an empty message* at once if there is no other message: if it holds no
 //!   credit, or at most a quarter of what it may hold and there are at least two to grant. An empty message itself uses
-//!   one receive of the peer, so each leaves fewer ungranted receives on both sides together, and two peers do not
-//!   answer each other's credits with credits for ever.
+//!   one receive of the peer, so each such message leaves fewer ungranted receives on both sides together, and two
+//!   peers do not answer each other's credits with credits for ever.
 //!
 //! Peers that follow [MS-SMBD] to the letter have no reserve: if all receives that they may post are granted, they keep
 //! their last credit and wait for another one. So a peer is not left with a single credit, and at least four receives
-//! are posted even if it asks for fewer credits; only the negotiate response grants no more than was asked for.
-//! Otherwise the peer is granted no more than it asks for with its latest message, or those four.
+//! are posted even if it asks for fewer credits; only the negotiate response grants no more than was asked for. Apart
+//! from that, the peer is granted no more credits than its latest message asks for, but up to four in any case.
 //!
 //! The negotiate response grants the initiator its first credits: everything posted, up to the number that it
 //! requested. The acceptor has no credits until the initiator's first message, which therefore always grants some and
@@ -111,8 +111,8 @@
 //!
 //! One upper-layer message is in progress at a time, and each transmit of an established connection carries as much of
 //! it as fits; credits and keepalives travel along. An endpoint never sends an empty message between two fragments,
-//! because it breaks the reassembly of some peers. The peer may send such messages, and fragments without bytes, which
-//! begin or continue a message as others do.
+//! because such a message breaks the reassembly of some peers. The peer may send such messages, and fragments without
+//! bytes, which begin or continue a message as others do.
 
 mod config;
 mod credits;
@@ -196,7 +196,7 @@ pub enum Received {
     Fragment {
         /// The range of its bytes in the received message, which is never empty.
         payload: Range<u32>,
-        /// Their offset in the upper-layer message; 0 begins a new message.
+        /// The offset of these bytes in the upper-layer message; 0 begins a new message.
         offset: u32,
         /// Length of the whole upper-layer message, in bytes: it is complete when `offset + payload.len()` reaches
         /// this.

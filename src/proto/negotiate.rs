@@ -67,7 +67,8 @@ pub(super) fn accept_response(
     config: &Config,
     response: &NegotiateResponse,
 ) -> Result<Negotiated, ProtocolError> {
-    // The status comes before all other values, because those of a refusal are 0, and would hide the reason.
+    // The status is checked before all other values, because the others are 0 in a refusal, and their errors would hide
+    // the reason.
     if response.status != STATUS_SUCCESS {
         return Err(ProtocolError::Refused(response.status));
     }
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_status() {
+    fn a_refusal_is_reported_with_its_status() {
         let refusal = NegotiateResponse::refusal(0xC000_00BB);
         assert_eq!(
             accept_response(&Config::default(), &refusal),

@@ -2,9 +2,9 @@
 
 //! Reassembles upper-layer messages from fragments ([MS-SMBD] 3.1.5.8).
 //!
-//! This is only the arithmetic: the bytes belong to the owner. Each fragment has to continue exactly where the
-//! one before it ended, or the connection ends: some peers are known to be lax here, and otherwise a message
-//! assembled from the wrong parts would reach the upper layer.
+//! This is only the arithmetic: the bytes belong to the owner. Each fragment has to continue exactly where the one
+//! before it ended; if it does not, the connection ends. Some peers are known to be lax here, and without this check, a
+//! message assembled from the wrong parts would reach the upper layer.
 
 use super::error::ProtocolError;
 
@@ -20,7 +20,7 @@ pub(super) struct Reassembly {
 /// The place of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {
-    /// The offset of its first byte in the upper-layer message.
+    /// The offset of the fragment's first byte in the upper-layer message.
     pub(super) offset: u32,
     /// Length of the whole message, in bytes.
     pub(super) total: u32,

@@ -2,9 +2,9 @@
 
 //! The timers of a connection ([MS-SMBD] 3.1.2, 3.1.6).
 //!
-//! Negotiation, idle and keepalive follow each other, so they are one timer with three meanings; the
-//! wait for send credits and the time of an incomplete message, which is not in [MS-SMBD], run beside
-//! it. Time comes in as an argument and must not run backwards.
+//! Negotiation, idle and keepalive follow each other, so they are one timer with three meanings; the wait for send
+//! credits and the time of an incomplete message, which is not in [MS-SMBD], run beside that timer. Time comes in as an
+//! argument and must not run backwards.
 
 use core::time::Duration;
 

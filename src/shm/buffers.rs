@@ -107,7 +107,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Returns the number, which has the generation above the segment above the unit, and is never 0.
+    /// Returns the number, which is never 0: the generation in the high bits, then the segment, then the unit.
     #[must_use]
     pub const fn to_bits(self) -> u64 {
         (self.generation as u64) << 32 | (self.segment as u64) << 16 | self.unit as u64
@@ -139,7 +139,7 @@ impl Buffer {
 /// The place of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The number of its segment.
+    /// The number of the buffer's segment.
     pub segment: u32,
     /// Offset from the start of the segment, in bytes.
     pub offset: usize,
@@ -267,7 +267,7 @@ impl Buffers {
         })
     }
 
-    /// Returns the shape with which it was made.
+    /// Returns the shape with which the buffers were made.
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
@@ -453,8 +453,8 @@ impl Buffers {
 
     /// Returns the bytes of a buffer, which the other process may write at any time.
     ///
-    /// They stay mapped as long as the [`Memory`] lives, even after the buffer was freed and given out again: drop this
-    /// before you free the buffer.
+    /// The bytes stay mapped as long as the [`Memory`] lives, even after the buffer was freed and given out again: drop
+    /// the [`Memory`] before you free the buffer.
     ///
     /// # Errors
     ///
@@ -485,8 +485,8 @@ impl Buffers {
     }
 }
 
-/// Returns whether a generation is `last` or came before it. Half of the numbers count as earlier, so that this is
-/// still right when they wrap.
+/// Returns whether a generation is `last` or came before it. Half of the numbers count as earlier, so that the result
+/// is still right when the numbers wrap.
 const fn is_earlier(generation: u32, last: u32) -> bool {
     generation != 0 && last != 0 && last.wrapping_sub(generation) <= u32::MAX / 2
 }

@@ -8,7 +8,8 @@ use super::ring::Doorbell;
 use crate::sys::{Bell, EventFd};
 
 impl Doorbell for EventFd {
-    /// Rings for threads, or for a process that is allowed to make this one wait; see [`EventFd`].
+    /// Rings for threads, or for a process that is allowed to make this process wait; see
+    /// [`EventFd`].
     fn ring(&self) {
         // This fails only if the descriptor is not a doorbell: see `Doorbell::ring`.
         let _ = Self::ring(self);

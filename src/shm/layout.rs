@@ -93,7 +93,7 @@ pub(super) struct Sleeping {
     unused: [u64; 15],
 }
 
-/// The start of a ring. It is never made or referred to, and only names the offsets.
+/// The start of a ring. This structure is never made or referred to, and only names the offsets.
 #[repr(C)]
 pub(super) struct Header {
     pub(super) constants: Constants,

@@ -84,7 +84,8 @@ pub struct RingMemory {
     /// The memory to which `start` points.
     memory: Memory,
     start: NonNull<u8>,
-    /// A private copy of the capacity, which was checked, whatever happens to the one in the memory.
+    /// A private copy of the capacity, which was checked and stays the same, whatever happens to the word in the
+    /// memory.
     capacity: u32,
 }
 
@@ -101,7 +102,8 @@ impl RingMemory {
     /// A ring cannot have this `capacity`, or such a ring does not fit.
     pub fn create(memory: &Memory, capacity: u32) -> Result<Self, NoRing> {
         let ring = Self::new(memory, capacity)?;
-        // Nothing else reads it yet: the message that announces the memory to the other side also publishes this.
+        // Nothing else reads the ring yet: the message that announces the memory to the other side also publishes these
+        // stores.
         for offset in (0..HEADER_LENGTH).step_by(size_of::<u32>()) {
             ring.word(offset, |word| word.store(0, Ordering::Relaxed));
         }

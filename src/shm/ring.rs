@@ -26,25 +26,26 @@
 //!   entries               WRITES        copies out once, between the two indexes only
 //! ```
 //!
-//! Every word has one writer, which keeps a private copy and never reads the shared one: if the other side overwrites
+//! Every word has one writer, which keeps a private copy and never reads the shared word: if the other side overwrites
 //! that word, it deceives only itself. Words of the other side are checked when they are read, in release builds, too:
-//! an index must not move back, nor further than the capacity allows. If one ever does, the ring is dead.
+//! an index must not move back, nor further than the capacity allows. If an index ever does, the ring is dead.
 //!
 //! # Doorbells
 //!
 //! A side that finds nothing to do announces that it sleeps, **looks again**, and only then waits for its doorbell. A
 //! side that has published looks **afterwards** whether the other has announced sleep, and rings if so. A fence in each
-//! keeps its store before its load, so at least one of the two sees the other, and no wake-up is lost (`push_deferred`
-//! leaves that to the next push or `wake`). An announcement is a number that is odd while the side sleeps and is never
-//! reused, so a side rings only once for an announcement, and not with every push until the sleeper runs again.
+//! side keeps its store before its load, so at least one of the two sees the other's store, and no wake-up is lost
+//! (`push_deferred` leaves that to the next push or `wake`). An announcement is a number that is odd while the side
+//! sleeps and is never reused, so a side rings only once for an announcement, and not with every push until the sleeper
+//! runs again.
 //!
 //! A consumer may announce that it sleeps deeply (a number that is 3 modulo 4): entries that a producer pushes quietly
 //! then do not wake it. Something else wakes the consumer later, or the producer does when it decides that it is time.
 //!
 //! A sleeping word that lies can do this:
 //!
-//! - it says *awake* while its writer sleeps: that side is not woken. There is no other harm: entries wait for it in a
-//!   ring that fills up, and the owner decides what a full ring means, by a time limit and not by trust;
+//! - it says *awake* while its writer sleeps: that side is not woken. There is no other harm: entries wait for that
+//!   side in a ring that fills up, and the owner decides what a full ring means, by a time limit and not by trust;
 //! - it says *asleep*, with a new number each time: this side makes one system call for each of its own `push` or `pop`
 //!   calls, and the liar is woken needlessly;
 //! - the other side overwrites this side's own word, which only the other side reads. Even without that, it could have
@@ -62,8 +63,8 @@ use super::map::{RingMemory, fence};
 pub trait Doorbell {
     /// Makes the descriptor on which the other side waits readable, without waiting itself.
     ///
-    /// It cannot fail in a way that matters to the caller: if a doorbell is broken, the side that listens to it broke
-    /// it, or that side has gone, which its control socket shows.
+    /// Ringing cannot fail in a way that matters to the caller: if a doorbell is broken, the side that listens to it
+    /// broke it, or that side has gone, which its control socket shows.
     fn ring(&self);
 }
 
@@ -101,11 +102,11 @@ impl RingCorrupt {
     }
 }
 
-/// The side that fills entries. A ring only ever has one.
+/// The side that fills entries. A ring only ever has one producer.
 #[derive(Debug)]
 pub struct Producer<D>(Half<D>);
 
-/// The side that takes entries out. A ring only ever has one.
+/// The side that takes entries out. A ring only ever has one consumer.
 #[derive(Debug)]
 pub struct Consumer<D>(Half<D>);
 
@@ -279,11 +280,12 @@ impl<D: Doorbell> Consumer<D> {
 struct Half<D> {
     memory: RingMemory,
     side: Side,
-    /// This side's index. The one in the memory is a copy for the other side, and never read.
+    /// This side's index. The index in the memory is a copy for the other side, and never read.
     own: u32,
     /// The other side's index when it was last read; it was legal then, so it is legal now.
     peer: u32,
-    /// This side's sleeping word: odd while it sleeps. It is private, as `own` is.
+    /// This side's sleeping word: odd while this side sleeps. The word in the memory is a copy for the other side, as
+    /// with `own`.
     announced: u64,
     /// The other side's announcement for which this side rang last.
     rung: u64,
@@ -307,7 +309,7 @@ impl<D: Doorbell> Half<D> {
     }
 
     /// Returns the number of slots that belong to this side as far as it knows: free ones for a producer, ones with
-    /// entries for a consumer. It is at most the capacity, since `refresh` does not accept any other index.
+    /// entries for a consumer. The number is at most the capacity, since `refresh` does not accept any other index.
     #[inline]
     const fn available(&self) -> u32 {
         match self.side {
@@ -324,7 +326,8 @@ impl<D: Doorbell> Half<D> {
         }
         if is_asleep(self.announced) {
             self.announced += 1;
-            // SYNC: read by `wake` of the other side. Relaxed: if it sees this late, it rings once needlessly.
+            // SYNC: read by `wake` of the other side. Relaxed: if that side sees this store late, it rings once
+            // needlessly.
             self.memory
                 .set_sleeping(self.side, self.announced, Ordering::Relaxed);
         }
@@ -341,12 +344,12 @@ impl<D: Doorbell> Half<D> {
         if let Some(corrupt) = self.corrupt {
             return Err(corrupt);
         }
-        // SYNC: Acquire pairs with the Release in `publish` of the other side: it filled the slots, or copied them out,
-        // before this side uses them.
+        // SYNC: Acquire pairs with the Release in `publish` of the other side: that side filled the slots, or copied
+        // them out, before this side uses them.
         let found = self.memory.index(self.side.other(), Ordering::Acquire);
         let (seen, step) = (self.peer, found.wrapping_sub(self.peer));
-        // The slots that do not belong to this side belong to the other, which can pass on only those. An index that
-        // goes back is, modulo 2^32, one that goes much too far.
+        // The slots that do not belong to this side belong to the other side, which can pass on only its own. An index
+        // that goes back is, modulo 2^32, one that goes much too far.
         let limit = self.memory.capacity() - self.available();
         if step > limit {
             let corrupt = match self.side.other() {
@@ -371,12 +374,12 @@ impl<D: Doorbell> Half<D> {
     /// Wakes the other side if it sleeps, after `publish`; a side that sleeps deeply only if this is `awaited`.
     #[inline]
     fn wake(&mut self, awaited: bool) {
-        // SYNC: pairs with the fence in `announce_sleep` of the other side. It keeps the load of the sleeping word
-        // below after the store of the index in `publish`: otherwise this side could see the other awake, while the
-        // other, looking again, sees an index without the new slots.
+        // SYNC: pairs with the fence in `announce_sleep` of the other side. This fence keeps the load of the sleeping
+        // word below after the store of the index in `publish`: otherwise this side could see the other awake, while
+        // the other, looking again, sees an index without the new slots.
         fence(Ordering::SeqCst);
-        // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the fences order it,
-        // and the value only decides whether to ring.
+        // SYNC: pairs with the stores in `announce_sleep` and `begin` of the other side. Relaxed: the fences order this
+        // load, and the value only decides whether to ring.
         let announcement = self.memory.sleeping(self.side.other(), Ordering::Relaxed);
         let wakes = awaited || !is_deep(announcement);
         if is_asleep(announcement) && wakes && announcement != self.rung {
@@ -394,12 +397,12 @@ impl<D: Doorbell> Half<D> {
         if is_deep(self.announced) != deep {
             self.announced += 2;
         }
-        // SYNC: read by `wake` of the other side. Relaxed: the fence orders it.
+        // SYNC: read by `wake` of the other side. Relaxed: the fence orders this store.
         self.memory
             .set_sleeping(self.side, self.announced, Ordering::Relaxed);
-        // SYNC: pairs with the fence in `wake` of the other side. It keeps the load of the other's index in `refresh`
-        // after the store of the announcement above: otherwise this side could miss what the other published, and the
-        // other could miss that this side sleeps.
+        // SYNC: pairs with the fence in `wake` of the other side. This fence keeps the load of the other's index in
+        // `refresh` after the store of the announcement above: otherwise this side could miss what the other published,
+        // and the other could miss that this side sleeps.
         fence(Ordering::SeqCst);
         self.refresh()?;
         Ok(self.available() == 0)

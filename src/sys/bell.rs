@@ -10,9 +10,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// One of the two ends of a pair of doorbells: it rings the bell of the other end, and waits for its own.
 ///
-/// An [`EventFd`](super::EventFd) is for two threads; this is for two processes, one of which may want the other to
-/// hang. It is a socket, and each call itself says that it must not wait, so nothing that the other process does to its
-/// end can make a call here wait. It also shows when the other process has gone.
+/// An [`EventFd`](super::EventFd) is for two threads; a `Bell` is for two processes, one of which may want the other to
+/// hang. A `Bell` is a socket, and each call itself says that it must not wait, so nothing that the other process does
+/// to its end can make a call here wait. The socket also shows when the other process has gone.
 #[derive(Debug)]
 pub struct Bell(OwnedFd);
 
@@ -27,7 +27,7 @@ pub enum Rung {
     Yes,
 }
 
-/// Length of an end's send buffer in bytes; each ring takes less than a thousand of them.
+/// Length of an end's send buffer in bytes; each ring takes less than a thousand of these bytes.
 const SEND_BUFFER: usize = 128 << 10;
 
 /// Maximum number of bytes that one call takes away. Every ring is a byte; if there are more, the end stays readable.
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn never_waits_whatever_the_other_end_does() {
         let (a, b) = Bell::pair().unwrap();
-        // This would hang an eventfd: its limit is reached, and the other side made its calls blocking.
+        // An eventfd would hang here: its limit is reached, and the other side has made its calls blocking.
         rustix::io::ioctl_fionbio(&a, false).unwrap();
         rustix::io::ioctl_fionbio(&b, false).unwrap();
         for _ in 0..100_000 {

@@ -71,7 +71,8 @@ impl CharDevice {
         options.open(path).map(Self)
     }
 
-    /// Makes the call `number` with `argument`, which the device may write, and with the memory that it names.
+    /// Makes the call `number` with `argument`, which the device may write, and with the memory that the argument
+    /// names.
     ///
     /// # Errors
     ///
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_is_as_long_as_the_number_says_and_names_no_more_than_there_is() {
+    fn an_argument_is_as_long_as_the_number_says_and_names_no_more_elements_than_there_are() {
         assert!(is_refused(READ_16, &mut [0; 15], None));
         assert!(is_refused(READ_16, &mut [0; 17], None));
         assert!(

@@ -31,7 +31,7 @@ impl EventFd {
     /// Makes the doorbell readable. Two rings before it is drained count as one.
     pub fn ring(&self) -> io::Result<()> {
         match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
-            // At its limit, it is already readable.
+            // A counter at its limit is already readable.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn is_closed_in_a_program_that_is_started() {
+    fn is_closed_in_programs_that_this_process_starts() {
         let flags = rustix::io::fcntl_getfd(EventFd::new().unwrap()).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }

@@ -9,10 +9,10 @@ use memmap2::{MmapMut, MmapRaw};
 
 use super::Memory;
 
-/// Remembers the process that made it.
+/// Remembers the process that made this value.
 ///
-/// It is a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14), so asking does not cost a system
-/// call. If there is no such page, process ids are compared instead.
+/// The value is a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14), so asking does not cost a
+/// system call. If there is no such page, process ids are compared instead.
 #[derive(Debug)]
 pub struct Maker {
     /// The page, whose first byte is 1, except in a child.
@@ -43,7 +43,7 @@ impl Maker {
         })
     }
 
-    /// Returns whether this is the process that made it.
+    /// Returns whether this is the process that made this value.
     #[must_use]
     pub fn is_here(&self) -> bool {
         let Some(page) = &self.page else {

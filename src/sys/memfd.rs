@@ -2,9 +2,9 @@
 
 //! Memory files that two processes map, sealed so that neither process can change their size.
 //!
-//! If a process touches a page of a mapping after the end of its file, it gets SIGBUS, which ends it. So a file that
-//! another process also holds may never be mapped before its size is fixed for ever: a [`Memfd`] exists only for such a
-//! file, whichever process made it, and `shm::map` maps nothing else.
+//! If a process touches a page of a mapping after the end of its file, it gets SIGBUS, which ends the process. So a
+//! file that another process also holds may never be mapped before its size is fixed for ever: a [`Memfd`] exists only
+//! for such a file, whichever process made it, and `shm::map` maps nothing else.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,7 +90,7 @@ impl Memfd {
     ///
     /// # Errors
     ///
-    /// The error says how it differs from a sealed memory file of this size.
+    /// The error says how the file differs from a sealed memory file of this size.
     pub fn verify(descriptor: OwnedFd, length: usize) -> Result<Self, MemfdError> {
         // The seals are checked before the size: in the other order, the size could change in between.
         let seals = match rustix::fs::fcntl_get_seals(&descriptor) {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_can_change_the_size_of_what_was_created() {
+    fn no_process_can_change_the_size_of_a_created_file() {
         let file = Memfd::create("test", 8192).unwrap();
         assert_eq!(file.len(), 8192);
         for length in [0, 4096, 8191, 8193] {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_memory_file() {
+    fn refuses_files_that_are_not_memory_files() {
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert_eq!(refusal(socket, 4096), "not_memory");
         assert_eq!(
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn creates_nothing_of_no_length() {
+    fn creates_no_file_of_0_bytes() {
         assert!(Memfd::create("test", 0).is_err());
     }
 }

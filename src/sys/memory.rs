@@ -61,13 +61,13 @@ unsafe impl Sync for Backing {}
 impl Drop for Backing {
     fn drop(&mut self) {
         match self {
-            // SAFETY: `Memory::zeroed` took it from `alloc_zeroed` with this layout, and this is
-            // its only owner.
+            // SAFETY: `Memory::zeroed` took the bytes from `alloc_zeroed` with this layout, and this is their only
+            // owner.
             Self::Heap { start, layout } => unsafe { dealloc(start.as_ptr(), *layout) },
             #[cfg(feature = "std")]
             Self::Map(_) => {}
-            // SAFETY: the caller of `Memory::foreign` promised that it may be called once with this owner,
-            // and this is the only place that calls it.
+            // SAFETY: the caller of `Memory::foreign` promised that `release` may be called once with this owner, and
+            // this is the only place that calls it.
             Self::Foreign { owner, release, .. } => unsafe { release(*owner) },
         }
     }
@@ -312,7 +312,7 @@ mod tests {
         let owner = core::ptr::from_ref(&released).cast_mut().cast();
         let mut bytes = [0_u8; 64];
         let start = NonNull::from(&mut bytes).cast();
-        // SAFETY: the array outlives the memory and is not used meanwhile; so does the counter.
+        // SAFETY: the array outlives the memory and is not used meanwhile; the counter outlives the memory, too.
         let memory = unsafe { Memory::foreign((start, 64), owner, release) };
         let part = memory.part(60, 4).unwrap();
         memory.write(60, b"tail").unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn works_on_a_mapping() {
+    fn copies_in_and_out_of_a_mapping() {
         let memory = Memory::from_map(MmapRaw::from(memmap2::MmapMut::map_anon(8192).unwrap()));
         memory.write(8191, b"x").unwrap();
         assert_eq!(memory.to_vec(8190, 2).unwrap(), b"\0x");
@@ -333,11 +333,11 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "asks the system about pages")]
-    fn what_is_large_and_not_used_is_not_touched() {
+    fn large_memory_is_not_touched_before_it_is_used() {
         let length = 64 * MAPPED_LENGTH;
         let memory = Memory::zeroed(length);
         memory.write(length - 1, b"x").unwrap();
-        // SAFETY: only asks for a number.
+        // SAFETY: the call only asks for a number.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let mut present = vec![0_u8; length / page];
         let start = memory.pointer(0, length).unwrap();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_lies_outside() {
+    fn refuses_bytes_outside_the_memory() {
         let memory = Memory::zeroed(16);
         let part = memory.part(8, 8).unwrap();
         for (offset, length) in [(0, 9), (8, 1), (9, 0), (usize::MAX, 2), (2, usize::MAX)] {

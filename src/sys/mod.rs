@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Memory that others may write at any time, and the system calls on it. This is the place where `unsafe` is allowed.
+//! Memory that others may write at any time, and the system calls on it. This is one of the few places where `unsafe`
+//! is allowed.
 
 #[cfg(feature = "shm")]
 mod bell;

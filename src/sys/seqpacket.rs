@@ -58,17 +58,17 @@ impl ReceiveError {
 /// A message that was received.
 #[derive(Debug)]
 pub struct Received {
-    /// Number of its bytes, more than 0, at the start of the buffer.
+    /// Number of bytes of the message, more than 0, at the start of the buffer.
     pub length: usize,
-    /// The descriptors that it carried, in the sender's order, at most [`MAX_DESCRIPTORS`]. Programs that this process
-    /// starts do not inherit them.
+    /// The descriptors that the message carried, in the sender's order, at most [`MAX_DESCRIPTORS`]. Programs that this
+    /// process starts do not inherit them.
     pub descriptors: Vec<OwnedFd>,
 }
 
 /// The process that connected or listened, as it was at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Its process id; 0 if it is in a process namespace that is not visible from here.
+    /// The process's id; 0 if the process is in a process namespace that is not visible from here.
     pub process: i32,
     /// Its effective user.
     pub user: u32,
@@ -197,7 +197,7 @@ impl SeqSocket {
                 descriptors.extend(received);
             }
         }
-        // Both are possible: alignment may leave room for more descriptors than intended.
+        // Both checks are needed: alignment may leave room for more descriptors than intended.
         if message.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
             return Err(ReceiveError::TooManyDescriptors);
         }
@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes streams and their readers, which are at the end once all other ends are closed.
+    /// Makes pairs of streams. Each stream of the second list is at its end once all copies of its partner are closed.
     fn streams(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
         (0..count).map(|_| UnixStream::pair().unwrap()).unzip()
     }
@@ -411,7 +411,10 @@ mod tests {
         let file = std::fs::metadata(&path).unwrap();
         assert!(file.file_type().is_socket());
         assert_eq!(file.mode() & 0o777, 0o600);
-        assert!(SeqListener::bind(&path).is_err(), "another listens there");
+        assert!(
+            SeqListener::bind(&path).is_err(),
+            "another socket listens at this path"
+        );
         assert_eq!(
             listener.accept().unwrap_err().kind(),
             io::ErrorKind::WouldBlock

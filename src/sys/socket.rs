@@ -19,7 +19,7 @@ pub const MAX_IOVECS: usize = 256;
 /// Room for the pieces of a vectored system call, which is reused from call to call.
 pub struct IoVecs(Vec<libc::iovec>);
 
-// SAFETY: between calls its pointers are never used: `send` and `receive` start by clearing it.
+// SAFETY: between calls the pointers in the list are never used: `send` and `receive` start by clearing the list.
 unsafe impl Send for IoVecs {}
 
 /// The pieces to send in one system call, in order. Pieces beyond [`MAX_IOVECS`] are not taken.
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_what_it_receives_into() {
+    fn knows_which_memory_it_receives_into() {
         let memory = Memory::zeroed(30);
         let alias = memory.part(10, 10).unwrap();
         let mut vecs = IoVecs::new();

@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_lost_is_never_less() {
+    fn the_number_of_preemptions_never_falls() {
         let before = preemptions();
         assert!(preemptions() >= before);
     }

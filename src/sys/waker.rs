@@ -11,7 +11,8 @@ use super::EventFd;
 
 /// A descriptor that is readable while another descriptor is, or after [`wake`](Self::wake).
 ///
-/// It is for a process that sleeps on one descriptor and may have its own reasons to wake up.
+/// A `Waker` is for a process that sleeps on one descriptor and may have its own reasons to wake
+/// up.
 #[derive(Debug)]
 pub struct Waker {
     epoll: OwnedFd,
@@ -20,7 +21,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Watches `other` for as long as it is open.
+    /// Watches `other` for as long as `other` is open.
     ///
     /// # Errors
     ///
@@ -60,7 +61,7 @@ impl Waker {
         }
     }
 
-    /// Undoes [`wake`](Self::wake), without a system call if that was never called.
+    /// Undoes [`wake`](Self::wake); makes no system call if there is nothing to undo.
     pub fn calm(&mut self) {
         if self.awake {
             self.awake = self.bell.drain().is_err();
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_of_the_other_and_of_itself() {
+    fn is_readable_while_the_other_descriptor_is_or_after_wake() {
         let other = EventFd::new().unwrap();
         let mut waker = Waker::new(other.as_fd()).unwrap();
         assert!(!is_readable(&waker));

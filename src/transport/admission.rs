@@ -11,7 +11,7 @@ use crate::fabric::{ConnId, Limit, Limits, Sources};
 pub(super) struct Admission(Sources<ConnId>);
 
 impl Admission {
-    /// Counts a connection of `peer`; returns the one that has to end to make room, if any, and why.
+    /// Counts a connection of `peer`; returns the connection that has to end to make room, if any, and why.
     pub(super) fn admit(
         &mut self,
         config: &Config,

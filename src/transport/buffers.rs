@@ -35,8 +35,8 @@ pub trait MessageBuffers {
         length: usize,
     );
 
-    /// Says that the peer has gone. Messages that arrived before and wait for a buffer will ask for one a last time,
-    /// and are lost if they get none; the memory that holds them is about to be given up.
+    /// Says that the peer has gone. Messages that arrived before and wait for a buffer will ask for a buffer a last
+    /// time, and are lost if they get none; the memory that holds them is about to be given up.
     fn last_call(&mut self, _conn: ConnId) {}
 
     /// Takes a buffer back, because the owner no longer needs the message, or because it will never be complete.
@@ -118,8 +118,8 @@ impl MessageBuffers for HeapBuffers {
         source_offset: usize,
         length: usize,
     ) {
-        // Fragments come in order, so this one always belongs at the end of the buffer. The range lies in the receive
-        // slot in which the fragment arrived, so the copy cannot fail.
+        // Fragments come in order, so this fragment always belongs at the end of the buffer. The range lies in the
+        // receive slot in which the fragment arrived, so the copy cannot fail.
         let copied = source.append_to(source_offset, length, buffer);
         debug_assert!(copied.is_ok(), "a fragment lies in its slot");
     }

@@ -40,8 +40,8 @@ pub(super) struct Connection<Buffer> {
     close_by: Option<Instant>,
     /// The deadline that the timers hold for the connection.
     pub(super) armed: Option<Instant>,
-    /// The regions that the owner registered, and their lengths. It is a map, because no fabric promises small numbers
-    /// while a connection ends.
+    /// The regions that the owner registered, and their lengths. This is a map, because no fabric promises small
+    /// numbers while a connection ends.
     pub(super) regions: BTreeMap<RegionId, usize>,
     /// The limits, which are known once the fabric's connection is up.
     limits: Option<ReadLimits>,
@@ -115,7 +115,7 @@ impl<Buffer> Connection<Buffer> {
         self.limits = Some(limits);
     }
 
-    /// Gives up; the caller closes the fabric's connection. The first reason is kept.
+    /// Gives up the connection; the caller closes the fabric's connection. The first reason is kept.
     pub(super) fn fail(&mut self, reason: CloseReason) {
         self.failed.get_or_insert(reason);
     }

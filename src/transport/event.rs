@@ -21,7 +21,7 @@ pub enum Event<Buffer> {
     Established {
         /// The connection.
         conn: ConnId,
-        /// The listener that accepted it; `None` if `connect` began it.
+        /// The listener that accepted the connection; `None` if `connect` began it.
         listener: Option<ListenerId>,
         /// The peer's address.
         peer: SocketAddr,
@@ -35,8 +35,8 @@ pub enum Event<Buffer> {
         /// Length of the message in bytes.
         length: u32,
     },
-    /// The peer invalidated a token of memory registered here, and can no longer access that memory. This comes before
-    /// the message with which the peer did so; the region still has to be deregistered.
+    /// The peer invalidated a token of memory registered here, and can no longer access that memory. The event comes
+    /// before the message with which the peer invalidated the token; the region still has to be deregistered.
     Invalidated {
         /// The connection.
         conn: ConnId,
@@ -49,7 +49,7 @@ pub enum Event<Buffer> {
         conn: ConnId,
         /// The cookie given to `send`.
         cookie: u64,
-        /// Whether all of it was handed to the network.
+        /// Whether all of the message was handed to the network.
         result: Result<(), WrError>,
     },
     /// An RDMA WRITE ended: its memory is free again.
@@ -178,7 +178,7 @@ impl From<FabricError> for CallFailed {
     }
 }
 
-/// Why `connect` failed. It had no effect.
+/// Why `connect` failed. The call had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// There are already `Config::max_connections` connections.

@@ -28,7 +28,8 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
             let before = conn.waiting();
             let done = conn.retry(id, buffers, events);
             conn.starved = !done;
-            // Thousands of connections may wait for one buffer: only the one that got it has receives to post.
+            // Thousands of connections may wait for one buffer: only the connection that got the buffer has receives to
+            // post.
             if conn.waiting() < before {
                 mark_dirty(dirty, id, conn);
             }

@@ -10,7 +10,7 @@ use super::{CloseReason, Traffic, log};
 use crate::fabric;
 use crate::units::Instant;
 
-/// Maximum number of log lines for one reason in one [`WINDOW`]; further ones are only counted.
+/// Maximum number of log lines for one reason in one [`WINDOW`]; further ends of connections are only counted.
 const LINES: u64 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -45,7 +45,7 @@ impl Counters {
             .map(|(name, reason)| (*name, reason.count))
     }
 
-    /// Returns the same count for one name.
+    /// Returns how often connections ended or were turned away for the reason with this name.
     #[must_use]
     pub fn closed_by(&self, name: &str) -> u64 {
         self.reasons.get(name).map_or(0, |reason| reason.count)

@@ -2,9 +2,9 @@
 
 //! SMB Direct connections on a fabric: messages in and out, RDMA, timers and limits.
 //!
-//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. It owns everything that neither of
-//! them knows: the receive slots, the queues (which let its owner go on without waiting), the deadlines, and the limits
-//! against peers that connect and do not negotiate.
+//! [`Transport`] ties one [`proto::Endpoint`] to each connection of a [`Fabric`]. The transport owns everything that
+//! neither the endpoint nor the fabric knows: the receive slots, the queues (which let its owner go on without
+//! waiting), the deadlines, and the limits against peers that connect and do not negotiate.
 //!
 //! ```text
 //!    owner          send, write, read              poll -> Message, Sent, Written, Read ...
@@ -19,8 +19,8 @@
 //! its data. A received fragment is copied once, from its slot into the owner's buffer. If the owner has no buffer, the
 //! slot is not posted again: the peer runs out of credits, and no other connection notices.
 //!
-//! A transport must never end a connection because of what another one did, hold more than a few KiB for a peer that
-//! has not negotiated, log for each message, or allocate for each message once its queues have grown.
+//! A transport must never end a connection because of what another connection did, hold more than a few KiB for a peer
+//! that has not negotiated, log for each message, or allocate for each message once its queues have grown.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -81,7 +81,7 @@ pub struct Config {
     /// Limits on RDMA READs under way, for both kinds of connections.
     pub limits: ReadLimits,
     /// Maximum number of accepted connections that have not negotiated yet. If there are more, the source with the
-    /// largest number of them loses its oldest one.
+    /// largest number of them loses its oldest connection.
     pub max_unnegotiated: usize,
     /// The same limit for one source address (one /64 of IPv6).
     pub max_unnegotiated_per_source: usize,
@@ -173,15 +173,15 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.fabric.unlisten(listener);
     }
 
-    /// Accepts connections only on these local addresses from now on, and ends those that it accepted on others:
-    /// [`Event::Closed`] follows.
+    /// Accepts connections only on these local addresses from now on, and ends connections that were accepted on
+    /// others: [`Event::Closed`] follows.
     pub fn admit_at(&mut self, addresses: &Arc<LocalAddresses>) {
         self.fabric.admit_at(addresses);
         let reason = CloseReason::Fabric(fabric::CloseReason::AddressNotAllowed);
         self.end_unless(&reason, |address| addresses.admit_conn(address));
     }
 
-    /// Ends the connections that it accepted on addresses for which `has_gone` returns `true`: [`Event::Closed`]
+    /// Ends the connections that were accepted on addresses for which `has_gone` returns `true`: [`Event::Closed`]
     /// follows.
     pub fn end_gone(&mut self, mut has_gone: impl FnMut(SocketAddr) -> bool) {
         self.end_unless(&CloseReason::AddressGone, |address| {
@@ -317,7 +317,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         Ok(())
     }
 
-    /// Gives back the buffer of an [`Event::Message`], and retries fragments that found none.
+    /// Gives back the buffer of an [`Event::Message`], and retries fragments that found no buffer.
     pub fn recycle(&mut self, buffer: B::Buffer) {
         self.buffers.release(buffer);
         self.buffers_available();
@@ -328,7 +328,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         self.retry_starved = !self.starved.is_empty();
     }
 
-    /// Does all the work that can be done without waiting, and appends what happened to `events`. An error concerns the
+    /// Does all the work that can be done without waiting, and appends to `events` what happened. An error concerns the
     /// whole fabric, not one connection.
     pub fn poll(
         &mut self,

@@ -20,7 +20,7 @@ use crate::proto::{Endpoint, Transmit};
 use crate::units::{Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
-/// Returns the number of a work request. It holds the number of bytes carried (bits 1 to 32) and whether the request
+/// Returns the number of a work request, which holds the number of bytes carried (bits 1 to 32) and whether the request
 /// ends a call of the owner (bit 0), so that the completion tells both.
 fn wr_id(length: u32, last: bool) -> WrId {
     WrId(u64::from(length) << 1 | u64::from(last))
@@ -150,8 +150,8 @@ impl SendQueue {
             if self.current.is_none() && !self.start_next(fabric, id, endpoint, now)? {
                 return Ok(());
             }
-            // If no message of the owner is in progress, this is one of the endpoint's own: credits, a keepalive, or
-            // the negotiation.
+            // If no message of the owner is in progress, the endpoint sends a message of its own: credits, a keepalive,
+            // or the negotiation.
             let Some(transmit) = endpoint.poll_transmit(now) else {
                 return Ok(());
             };
@@ -178,8 +178,8 @@ impl SendQueue {
                     source,
                     invalidate,
                 } => {
-                    // The length was checked when it was queued. A closing endpoint takes no more messages, so the rest
-                    // ends with the connection.
+                    // The length was checked when the message was queued. A closing endpoint takes no more messages, so
+                    // the rest ends with the connection.
                     if endpoint.start_message(source.length, invalidate).is_ok() {
                         self.queue.pop_front();
                         self.calls -= 1;
@@ -213,7 +213,7 @@ impl SendQueue {
         Ok(true)
     }
 
-    /// Posts one SMB Direct message; if the fabric's queue is full, keeps it and returns `false`.
+    /// Posts one SMB Direct message; if the fabric's queue is full, keeps the message and returns `false`.
     #[inline]
     fn transmit<F: Fabric>(
         &mut self,
@@ -513,7 +513,7 @@ fn cut(
         };
         take(Sge { length, ..rest }, remote, length == rest.length);
         rest.length -= length;
-        // The end of `local` lies in its region, so this fits; nothing after its end is used.
+        // The end of `local` lies in its region, so this offset fits; nothing after that end is used.
         rest.offset = rest.offset.saturating_add(length);
     }
     if rest.length > 0 {

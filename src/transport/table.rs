@@ -33,8 +33,8 @@ impl<V> Default for ConnTable<V> {
     }
 }
 
-/// Returns the part of the number that is the place of its entry; the upper half distinguishes the connections that
-/// used that place.
+/// Returns the part of a connection's number that is the place of its entry; the upper half distinguishes the
+/// connections that used that place.
 fn place(id: ConnId) -> usize {
     id.data().as_ffi() as u32 as usize
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! Buffer Descriptor V1 ([MS-SMBD] 2.2.3.1), which names a place in the peer's memory for an RDMA READ or RDMA WRITE.
-//! SMB2 READ and WRITE requests carry a list of them as channel information.
+//! SMB2 READ and WRITE requests carry a list of descriptors as channel information.
 //!
 //! The peer decides with the list where bytes go, so the list is checked as a whole before the first operation is
 //! posted: one refused access ends the connection, and the descriptors after the end of the data must not be used at
@@ -141,7 +141,7 @@ impl<'a> BufferDescriptors<'a> {
     }
 
     /// Distributes a transfer of `length` bytes over the descriptors: each is filled to its own length before the next,
-    /// and those after the end of the data are not used at all.
+    /// and descriptors after the end of the data are not used at all.
     ///
     /// # Errors
     ///
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_that_ends_with_a_descriptor_uses_no_other() {
+    fn a_transfer_that_ends_with_a_descriptor_uses_no_further_descriptor() {
         let bytes = list(&[(0x1000, 7, 10), (0x9000, 8, 10), (0xf000, 9, 10)]);
         assert_eq!(
             pieces(&bytes, 20),
@@ -337,7 +337,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let whole = !bytes.is_empty() && bytes.len() % 16 == 0;
             let descriptors = BufferDescriptors::parse(&bytes);
             prop_assert!(whole || descriptors.is_err());

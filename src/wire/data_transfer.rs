@@ -72,12 +72,12 @@ impl DataTransfer {
         Self::parse_head(message, u32::try_from(message.len()).unwrap_or(u32::MAX))
     }
 
-    /// Reads a message of `length` bytes of which `head` holds the first [`Self::EMPTY_LENGTH`] or more, or all: the
-    /// payload itself is not looked at.
+    /// Reads a message of `length` bytes. `head` holds at least its first [`Self::EMPTY_LENGTH`] bytes, or all bytes of
+    /// a shorter message: the payload itself is not looked at.
     ///
     /// # Errors
     ///
-    /// As [`Self::parse`].
+    /// The errors of [`Self::parse`].
     #[inline]
     pub fn parse_head(head: &[u8], length: u32) -> Result<Self, WireError> {
         let (raw, _) = RawHeader::ref_from_prefix(head).map_err(|_| WireError::TooShort)?;
@@ -361,7 +361,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_yield_data_outside(
+        fn no_bytes_make_the_parser_panic_or_return_data_outside_the_message(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..100),
             small: bool,
         ) {

@@ -30,8 +30,8 @@ pub use negotiate::{
     STATUS_INSUFFICIENT_RESOURCES, STATUS_NOT_SUPPORTED, STATUS_SUCCESS, VERSION,
 };
 
-/// The rule that bytes from a peer break. The names of the variants say which field of which message breaks it; those
-/// that begin with `Smb2` are rules of [MS-SMB2], the others of [MS-SMBD].
+/// The rule that bytes from a peer break. The names of the variants say which field of which message breaks it;
+/// variants that begin with `Smb2` are rules of [MS-SMB2], the others of [MS-SMBD].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
 pub enum WireError {

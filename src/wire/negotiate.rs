@@ -212,7 +212,7 @@ impl NegotiateResponse {
     }
 
     /// Checks the values for which an initiator ends the connection ([MS-SMBD] 3.1.5.7); `own_max_receive_size` is the
-    /// value in its request. The status comes first, because a refusal has no other values.
+    /// value in the initiator's request. The status comes first, because a refusal has no other values.
     ///
     /// # Errors
     ///
@@ -307,7 +307,7 @@ mod tests {
         max_fragmented_size: 173_910,
     };
 
-    /// The answer of Linux 6.12's ksmbd to it.
+    /// The answer of Linux 6.12's ksmbd to that request.
     const RESPONSE_BYTES: [u8; 32] = [
         0x00, 0x01, 0x00, 0x01, 0x00, 0x01, 0x00, 0x00, 0xff, 0x00, 0xfe, 0x00, 0x00, 0x00, 0x00,
         0x00, 0x00, 0x00, 0x80, 0x00, 0x54, 0x05, 0x00, 0x00, 0x54, 0x05, 0x00, 0x00, 0x56, 0xa7,
@@ -475,7 +475,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             prop_assert_eq!(NegotiateRequest::parse(&bytes).is_ok(), bytes.len() >= 20);
             prop_assert_eq!(NegotiateResponse::parse(&bytes).is_ok(), bytes.len() >= 32);
             let _ = NegotiateRequest::parse(&bytes).map(|request| request.check());

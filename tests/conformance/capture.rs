@@ -34,7 +34,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // The test does not depend on this.
+        // The result of the test does not depend on the removal.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -198,7 +198,8 @@ fn tshark_sees_smb_direct_on_iwarp_on_tcp() {
     }
 }
 
-/// Does some of everything, with RDMA by the server as in SMB. Returns the token that the server invalidates.
+/// Carries out some of each kind of operation, with RDMA by the server as in SMB. Returns the token that the server
+/// invalidates.
 fn operate(w: &mut World<Rig>) -> u32 {
     let pair = w.pair_in_silence();
     let (client, server) = (pair.client, pair.server);
@@ -250,7 +251,7 @@ fn assert_invalidates(frames: &[Frame], token: u32) {
 }
 
 #[test]
-fn each_operation_is_there_once_if_both_ends_are_in_the_fabric() {
+fn each_operation_is_captured_once_if_both_ends_are_in_the_fabric() {
     let file = Temporary::new("both");
     let loopback = Loopback::new(LoopbackConfig::default()).unwrap();
     let rig = Rig::in_virtual_time("captured", file.capturing(loopback));
@@ -264,7 +265,7 @@ fn each_operation_is_there_once_if_both_ends_are_in_the_fabric() {
 }
 
 #[test]
-fn one_end_captures_what_it_does_and_what_arrives() {
+fn one_end_captures_its_own_operations_and_those_that_arrive() {
     let [servers, clients] = ["server", "client"].map(Temporary::new);
     let (server, client) = halves();
     let (server, client) = (servers.capturing(server), clients.capturing(client));

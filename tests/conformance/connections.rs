@@ -102,7 +102,7 @@ pub fn is_refused_at_an_address_that_is_not_admitted<H: Harness>(h: H) {
     w.finish();
 }
 
-pub fn is_refused_by_rejection_which_no_event_of_the_server_names<H: Harness>(h: H) {
+pub fn a_rejected_client_is_refused_and_the_server_gets_no_further_event<H: Harness>(h: H) {
     let mut w = World::new(h);
     let pair = w.request(ReadLimits::default());
     let buffer = w.register(pair.server, 100, Access::Local);
@@ -129,7 +129,7 @@ pub fn unlisten_rejects_unanswered_requests_and_leaves_connections<H: Harness>(h
             .accept(unanswered.server.conn, ReadLimits::default()),
         NotConnected
     );
-    // Tell the model that the server has rejected it.
+    // Tell the model that the server has rejected the request.
     w.reject(unanswered.server);
     w.works(established);
     w.finish();
@@ -163,7 +163,7 @@ pub fn work_other_than_receives_needs_an_established_connection<H: Harness>(h: H
     w.finish();
 }
 
-pub fn delivers_what_was_posted_before_close_and_flushes_the_rest<H: Harness>(h: H) {
+pub fn delivers_messages_posted_before_close_and_flushes_receives<H: Harness>(h: H) {
     let mut w = World::new(h);
     let pair = w.pair();
     let buffer = w.register(pair.server, 60 * 1000, Access::Local);
@@ -262,7 +262,7 @@ const ENDERS: [Ender; 6] = [
 pub fn completes_everything_once_whatever_ends_the_connection<H: Harness>(h: H) {
     let mut w = World::new(h);
     for ender in ENDERS {
-        // End it at once, and after some progress.
+        // End the connection at once, and after some progress.
         for turns in [0, 1, 2, 5] {
             let pair = w.pair();
             load(&mut w, pair);
@@ -321,7 +321,7 @@ fn finish_with<H: Harness>(w: &mut World<H>, pair: Pair, ender: Ender) {
     }
 }
 
-pub fn a_stale_connection_is_an_error_everywhere<H: Harness>(h: H) {
+pub fn every_call_refuses_a_connection_that_has_ended<H: Harness>(h: H) {
     let mut w = World::new(h);
     let pair = w.pair();
     w.close(pair.server);

@@ -12,9 +12,9 @@ use smbdirect::units::Instant;
 use crate::connections::load;
 use crate::harness::{Pair, Rig, World};
 
-/// The operations of a pair before the load, and as many completions.
+/// Number of operations of a pair before the load, which is also the number of their completions.
 const BEFORE: u64 = 2;
-/// The operations of the load, and as many completions.
+/// Number of operations of the load, which is also the number of their completions.
 const LOAD: u64 = 2 * (20 + 20 + 20 + 10);
 
 fn loaded(name: &str, plan: FaultPlan) -> (World<Rig>, Pair) {
@@ -62,7 +62,7 @@ fn a_cut_at_any_operation_ends_the_connection_and_loses_no_completion() {
 }
 
 #[test]
-fn after_a_reset_nothing_more_has_succeeded_at_either_end() {
+fn after_a_reset_nothing_more_succeeds_at_either_end() {
     let plan = FaultPlan {
         cut: Some((BEFORE + LOAD, Cut::Reset)),
         ..FaultPlan::default()
@@ -111,7 +111,7 @@ fn any_completion_may_fail_and_ends_its_connection() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_events_and_another_one_another_order() {
+fn the_same_seed_gives_the_same_events_and_another_seed_another_order() {
     let run = |seed| {
         let plan = FaultPlan {
             seed,
@@ -147,7 +147,7 @@ fn an_event_comes_within_its_delay_and_poll_timeout_says_when() {
         let start = now;
         events.clear();
         fabric.poll(now, &mut events).unwrap();
-        assert_eq!(events, [], "one in a billion comes at once");
+        assert_eq!(events, [], "only one event in a billion comes at once");
         now = fabric.poll_timeout().unwrap();
         assert!(now > start && now - start <= delay);
         fabric

@@ -62,13 +62,13 @@ pub trait Harness {
     /// Returns the fabrics. The first listens, and the last connects. One fabric may do both.
     fn fabrics(&mut self) -> &mut [Box<dyn Waitable>];
 
-    /// Returns the address at which the first one listens, with port 0.
+    /// Returns the address at which the first fabric listens, with port 0.
     fn address(&self) -> SocketAddr;
 
     /// Returns the time for `poll`.
     fn now(&self) -> Instant;
 
-    /// Lets time pass until a fabric has something to do. `false`: it would wait in vain.
+    /// Lets time pass until a fabric has something to do. `false`: no fabric will ever have anything to do.
     fn wait(&mut self) -> bool;
 }
 
@@ -114,7 +114,7 @@ impl Rig {
         rig
     }
 
-    /// Makes it listen at `address`.
+    /// Makes the rig listen at `address`.
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
@@ -385,7 +385,7 @@ impl<H: Harness> World<H> {
         let end = End { fabric, conn };
         assert!(
             self.records.insert(end, Record::default()).is_none(),
-            "used again: {end:?}"
+            "the number of a connection was used again: {end:?}"
         );
         end
     }
@@ -420,7 +420,7 @@ impl<H: Harness> World<H> {
         self.pair_with(ReadLimits::default())
     }
 
-    /// Does the same with the client's limits for READs.
+    /// Does what [`pair`](Self::pair) does, with `limits` as the client's limits for READs.
     pub fn pair_with(&mut self, limits: ReadLimits) -> Pair {
         let pair = self.request(limits);
         let buffer = self.register(pair.server, 1, Access::Local);
@@ -452,7 +452,7 @@ impl<H: Harness> World<H> {
         self.records[&end].closed.as_ref()
     }
 
-    /// Asserts that a connection has ended for a reason, and that the right ends were told.
+    /// Asserts that a connection has ended for a reason, and that the right ends learned the reason.
     pub fn assert_told(&mut self, ends: [End; 2], is: impl Fn(&CloseReason) -> bool) {
         let reasons = ends.map(|end| self.closes(end));
         let told = reasons.iter().filter(|reason| is(reason)).count();
@@ -608,7 +608,7 @@ impl<H: Harness> World<H> {
         self.try_read(end, sink, source).unwrap()
     }
 
-    /// Returns how a request ended, if it has.
+    /// Returns how a request ended, if it has ended.
     pub fn outcome(&self, end: End, wr_id: WrId) -> Option<Outcome> {
         self.records[&end].done.get(&wr_id).copied()
     }
@@ -751,7 +751,7 @@ impl<H: Harness> World<H> {
                 let end = End { fabric, conn };
                 assert!(
                     self.records.insert(end, Record::default()).is_none(),
-                    "used again: {end:?}"
+                    "the number of a connection was used again: {end:?}"
                 );
                 self.requests.push_back((listener, end));
             }

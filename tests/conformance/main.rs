@@ -87,7 +87,7 @@ conformance!(loopback_in_halves, || {
     Rig::in_virtual_time_with_two("loopback in halves", server, client)
 });
 
-// Fabrics on sockets run like this.
+// Fabrics on sockets are driven in this way.
 conformance!(loopback_in_real_time, || {
     let (server, client) = halves::halves();
     let address = ([127, 0, 0, 1], 0).into();

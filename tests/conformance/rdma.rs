@@ -208,8 +208,8 @@ enum Forgery {
     Invalidated,
     Deregistered,
     InvalidatedAndDeregistered,
-    /// Uses a number that probably belongs now to a region which allows the access, at the old address or at the new
-    /// region's.
+    /// Uses the token of a region that is gone, whose number probably belongs now to a new region that allows the
+    /// access. The address is the old one or the new region's.
     Succeeded {
         at_new_address: bool,
     },

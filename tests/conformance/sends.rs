@@ -185,7 +185,7 @@ pub fn an_invalidation_revokes_exactly_that_region_and_is_reported<H: Harness>(h
             w.succeeds(from, read);
             assert_eq!(sink.bytes(), [byte; 50]);
         }
-        // Its owner may still use the region.
+        // The owner of the region may still use it.
         if w.fidelity().names_invalidated {
             let target = w.register(from, 50, Access::Local);
             let receive = w.post_recv(from, target.all());

@@ -40,7 +40,7 @@ fn verbs() -> Rig {
     };
     let device = device_of(address).unwrap();
     let device = device.unwrap_or_else(|| panic!("{address} is not the address of an RDMA device"));
-    // A hardware device may do better, and it still passes.
+    // A hardware device that does better passes, too.
     let fidelity = match device.is_iwarp {
         true => Fidelity {
             tells: Tells::Nobody,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests data of WRITEs that is fetched before the worker is told of them.
+//! Tests that the device fetches the data of a WRITE before it tells the worker
+//! of the request.
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{Completion, TransferSubmission, event, op, queue_of};
@@ -10,7 +11,7 @@ use zerocopy::FromZeros;
 use crate::process::Process;
 use crate::scene::{Client, Scene};
 
-/// The SessionId of the client here; `churn` counts on from it.
+/// The SessionId of the client here; `churn` uses the numbers that follow it.
 pub(crate) const SESSION: u64 = 0x1234;
 
 /// Makes a WRITE of `length` bytes by RDMA.
@@ -42,7 +43,7 @@ fn events(all: &[Completion]) -> Vec<u32> {
 }
 
 #[test]
-fn the_data_of_a_write_comes_with_it() {
+fn the_data_of_a_write_is_fetched_before_the_write_is_delivered() {
     let (mut scene, client, worker, conn) = scene();
     for (cookie, length) in [(7, 1), (8, 4096), (9, 65_536)] {
         let data: Vec<u8> = (0..length).map(|n| (n + cookie as u32) as u8).collect();
@@ -52,7 +53,7 @@ fn the_data_of_a_write_comes_with_it() {
         let request = write(SESSION, 1 + cookie as u32 % 2, length, &list);
         scene.send(&client, &request);
         let [fetched, pdu] = &worker.completions()[..] else {
-            panic!("two completions");
+            panic!("not two completions");
         };
         assert_eq!((fetched.event, pdu.event), (event::FETCHED, event::PDU));
         assert_eq!((fetched.cookie, fetched.status), (cookie, 0));
@@ -67,7 +68,7 @@ fn the_data_of_a_write_comes_with_it() {
 }
 
 #[test]
-fn other_requests_come_as_they_are() {
+fn other_requests_are_delivered_without_a_fetch() {
     let (mut scene, client, worker, conn) = scene();
     worker.lend((conn, 1), 4096);
     let list = client.source(0, 8192);
@@ -108,7 +109,7 @@ fn other_requests_come_as_they_are() {
         assert_eq!(worker.take(&all[0]), request, "{what}");
         scene.settle();
     }
-    // It is still lent.
+    // The buffer is still lent.
     scene.send(&client, &write(SESSION, 1, 4096, &list));
     let all = worker.completions();
     assert_eq!(events(&all), [event::FETCHED, event::PDU]);
@@ -121,7 +122,7 @@ fn nothing_is_fetched_while_something_else_is_under_way() {
     let list = client.source(0, 4096);
     let request = write(SESSION, 1, 4096, &list);
     worker.lend((conn, 1), 4096);
-    // This message has not been given back by the worker.
+    // The worker has not given this message back.
     scene.send(&client, b"an earlier request");
     let earlier = worker.expect(event::PDU);
     scene.send(&client, &request);
@@ -137,7 +138,7 @@ fn nothing_is_fetched_while_something_else_is_under_way() {
 }
 
 #[test]
-fn a_fetch_that_fails_is_told_before_its_message_and_the_end() {
+fn a_failed_fetch_is_reported_before_its_message_and_the_end_of_the_connection() {
     let (mut scene, client, worker, conn) = scene();
     let (other, _, _) = scene.pair(2);
     worker.lend((conn, 5), 4096);
@@ -155,7 +156,7 @@ fn a_fetch_that_fails_is_told_before_its_message_and_the_end() {
 }
 
 #[test]
-fn what_is_lent_comes_back_when_it_is_wanted_or_the_connection_ends() {
+fn lent_memory_comes_back_when_it_is_recalled_or_the_connection_ends() {
     let (mut scene, client, worker, conn) = scene();
     worker.lend((conn, 1), 4096);
     worker.lend((conn, 2), 4096);
@@ -212,7 +213,7 @@ fn a_connection_with_lent_memory_is_not_transferred() {
 }
 
 #[test]
-fn memory_that_is_no_longer_the_workers_is_not_used() {
+fn lent_memory_that_the_worker_has_given_back_is_not_used() {
     let (mut scene, client, worker, conn) = scene();
     worker.lend((conn, 1), 4096);
     scene.settle();
@@ -226,7 +227,7 @@ fn memory_that_is_no_longer_the_workers_is_not_used() {
 }
 
 #[test]
-fn a_worker_that_lends_what_it_does_not_have_is_detached() {
+fn a_worker_that_lends_memory_that_it_does_not_have_is_detached() {
     for length in [0, 512 << 10, u32::MAX] {
         let (mut scene, client, worker, conn) = scene();
         worker.lend((conn, 1), length);
@@ -264,7 +265,7 @@ fn a_worker_may_go_at_any_time() {
 }
 
 #[test]
-fn a_client_may_go_at_any_time_and_what_was_lent_comes_back_once() {
+fn a_client_may_go_at_any_time_and_lent_memory_comes_back_once() {
     let mut ends = Vec::new();
     at_each_step(|scene, client, worker| {
         let mut all = worker.completions();

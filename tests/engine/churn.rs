@@ -49,15 +49,21 @@ impl Echo {
             match completion.event {
                 event::CONNECTION => {
                     self.process.take(&completion);
-                    assert!(self.conns.insert(conn), "told of twice");
+                    assert!(
+                        self.conns.insert(conn),
+                        "the worker learned of a connection twice"
+                    );
                     self.process.call(op::AUTHENTICATED, conn);
                 }
                 event::PDU => self.kept.push(completion),
-                event::DISCONNECTED => assert!(self.conns.remove(&conn), "ends twice"),
+                event::DISCONNECTED => assert!(self.conns.remove(&conn), "a connection ends twice"),
                 event::SENT | event::RDMA_DONE | event::FETCHED => {
                     // If the connection ended before the message was seen, its answers follow.
                     let cookie = completion.cookie;
-                    assert!(self.outstanding.remove(&cookie), "answered twice");
+                    assert!(
+                        self.outstanding.remove(&cookie),
+                        "a submission was answered twice"
+                    );
                 }
                 other => panic!("event {other}"),
             }
@@ -93,7 +99,7 @@ impl Echo {
         }
     }
 
-    /// Moves data, sometimes to a place that may not be written.
+    /// Moves data, and sometimes tries to read memory that may only be written.
     fn rdma(&mut self, rng: &mut fastrand::Rng, client: &Client) {
         let conns: Vec<u64> = self.conns.iter().copied().collect();
         let Some(conn) = rng.choice(conns) else {
@@ -228,9 +234,9 @@ fn nothing_is_left_whatever_happens() {
     }
 }
 
-/// The workers also write whatever they like.
+/// Does everything at once while the workers also submit whatever they like.
 #[test]
-fn garbage_of_a_worker_ends_that_worker() {
+fn garbage_from_a_worker_ends_only_that_worker() {
     let seeds = if cfg!(miri) { 3 } else { 300 };
     for seed in 0..seeds {
         let mut rng = fastrand::Rng::with_seed(seed);

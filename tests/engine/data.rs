@@ -52,7 +52,7 @@ fn rdma_moves_data_by_several_descriptors() {
 }
 
 #[test]
-fn a_descriptor_that_lies_ends_its_own_connection() {
+fn a_false_descriptor_ends_only_its_own_connection() {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
     let (other, _, _) = scene.pair(2);
@@ -117,7 +117,7 @@ fn a_worker_that_keeps_its_messages_holds_up_its_own_client_and_loses_none() {
         scene.send(&client, &vec![number; 50_000]);
         kept.extend(worker.completions());
     }
-    assert!(kept.len() < 100, "it has no room for all");
+    assert!(kept.len() < 100, "the arena has room for all messages");
     scene.send(&other, b"of another");
     let pdu = second.expect(event::PDU);
     assert_eq!(second.take(&pdu), b"of another");

@@ -16,7 +16,7 @@ fn nothing() -> Submission {
     Submission::new_zeroed()
 }
 
-/// Checks that `break_rule` makes the device detach that worker for the reason `why`, and that another worker goes on.
+/// Checks that `break_rule` makes the device detach the worker for the reason `why`, and that another worker goes on.
 #[track_caller]
 fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
     let mut scene = Scene::new();
@@ -37,7 +37,7 @@ fn is_detached(why: &str, break_rule: impl FnOnce(&Process, u64)) {
 }
 
 #[test]
-fn what_no_library_submits() {
+fn a_worker_that_submits_what_no_library_does_is_detached() {
     is_detached("unknown operation", |worker, conn| worker.call(99, conn));
     is_detached("does not belong to this worker", |worker, conn| {
         worker.call(op::DISCONNECT, conn + 1);
@@ -85,7 +85,7 @@ fn what_no_library_submits() {
 }
 
 #[test]
-fn corrupt_rings() {
+fn corrupt_rings_harm_only_their_own_worker() {
     for place in [0, 64, 128] {
         let mut scene = Scene::new();
         let (client, worker, conn) = scene.pair(1);
@@ -99,7 +99,7 @@ fn corrupt_rings() {
 }
 
 #[test]
-fn a_place_in_memory_that_was_given_back() {
+fn a_worker_that_names_memory_that_it_gave_back_is_detached() {
     is_detached("do not lie in its memory", |worker, conn| {
         worker.bulk();
         worker.release();
@@ -109,13 +109,13 @@ fn a_place_in_memory_that_was_given_back() {
 }
 
 #[test]
-fn a_connection_of_which_a_worker_was_not_told_yet_cannot_be_named() {
+fn a_worker_cannot_name_a_connection_before_it_learns_of_it() {
     let mut scene = Scene::new();
     let worker = scene.worker_of(1);
     let all = worker.account.charge(worker.account.limit(), 0);
     let client = scene.client(0, 1);
     assert!(worker.completions().is_empty());
-    // This would be the first connection of its first queue.
+    // The number 1 would be that of the first connection of the worker's first queue.
     worker.call(op::DISCONNECT, 1);
     assert!(scene.is_closed(&client));
     let (_, status, why) = scene.faults.pop().unwrap();
@@ -126,7 +126,7 @@ fn a_connection_of_which_a_worker_was_not_told_yet_cannot_be_named() {
 }
 
 #[test]
-fn a_worker_is_told_of_its_connection_when_there_is_memory() {
+fn a_worker_learns_of_its_connection_once_there_is_memory() {
     let mut scene = Scene::new();
     let worker = scene.worker_of(1);
     let all = worker.account.charge(worker.account.limit(), 0);

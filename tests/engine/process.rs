@@ -24,12 +24,12 @@ const SEGMENT: usize = 256 << 10;
 /// The offset in SEND at which a worker puts descriptors.
 const DESCRIPTORS: u64 = 128 << 10;
 
-/// Counts how often it was rung.
+/// A doorbell that counts how often it was rung.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rings(Rc<Cell<usize>>);
 
 impl Rings {
-    /// Returns whether it was rung since the last call.
+    /// Returns whether the doorbell was rung since the last call.
     pub(crate) fn take(&self) -> bool {
         self.0.take() > 0
     }
@@ -182,15 +182,15 @@ impl Process {
         }))
     }
 
-    /// Announces to each of its queues, which must be empty, that it sleeps, and that it need not be woken just because
-    /// one of its messages was sent.
+    /// Announces to each queue of the process, which must be empty, that the process sleeps, and that it need not be
+    /// woken just because one of its messages was sent.
     pub(crate) fn announces_sleep(&self) {
         for queue in self.queues.borrow_mut().values_mut() {
             assert!(queue.completions.announce_deep_sleep().unwrap());
         }
     }
 
-    /// Returns how often it was woken since the last call.
+    /// Returns how often the process was woken since the last call.
     pub(crate) fn rings(&self) -> usize {
         self.doorbell.0.take()
     }
@@ -199,7 +199,7 @@ impl Process {
         self.deaf.get().map_or(Ok(()), Err)
     }
 
-    /// Returns its only segment of a region, which the first call creates.
+    /// Returns the process's only segment of a region, which the first call creates.
     fn segment(&self, region: u32) -> Memory {
         let mut segments = self.segments.borrow_mut();
         let of = segments.of_mut(region).unwrap();
@@ -220,13 +220,13 @@ impl Process {
         self.segment(region::SEND)
     }
 
-    /// Gives back all of its SEND and BULK memory.
+    /// Gives back all SEND and BULK memory of the process.
     pub(crate) fn release(&self) {
         self.segments.take();
         self.changes.set(self.changes.get() + 1);
     }
 
-    /// Takes the next message of this kind. Others stay.
+    /// Takes the next message of this kind. Other messages stay.
     pub(crate) fn message<T: FromBytes + KnownLayout + Immutable>(&self, kind: u32) -> Option<T> {
         let mut messages = self.messages.borrow_mut();
         let index = messages.iter().position(|(of, ..)| *of == kind)?;
@@ -238,7 +238,7 @@ impl Process {
         self.message(kind::OFFER)
     }
 
-    /// Takes the answer to its claim.
+    /// Takes the answer to the process's claim.
     pub(crate) fn claimed(&self) -> Option<Status> {
         let reply: abi::Reply = self.message(kind::REPLY)?;
         assert_eq!(reply.kind, kind::CLAIM);
@@ -351,7 +351,7 @@ impl Process {
         queues.get_mut(&queue).unwrap().submissions.room().unwrap()
     }
 
-    /// Returns the memory of its queue with this number.
+    /// Returns the memory of the process's queue with this number.
     pub(crate) fn queue_memory(&self, queue: u32) -> Memory {
         self.queues.borrow()[&queue].memory.clone()
     }

@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::scene::{Scene, Seen, negotiate};
 
 #[test]
-fn a_client_that_is_registered_goes_to_its_worker() {
+fn a_registered_client_goes_to_its_worker() {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
     worker.send(conn, 7, b"a response");
@@ -29,7 +29,7 @@ fn a_client_that_is_registered_goes_to_its_worker() {
 }
 
 #[test]
-fn another_client_is_offered_and_goes_to_the_process_that_names_the_token() {
+fn an_unregistered_client_is_offered_and_goes_to_the_process_that_names_the_token() {
     let mut scene = Scene::with(2, |_, _| ());
     let (listener, worker) = (scene.listener(), scene.worker());
     let _client = scene.client(1, 9);
@@ -97,7 +97,7 @@ fn a_first_message_that_is_not_a_negotiate_request_ends_the_connection() {
 }
 
 #[test]
-fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
+fn a_connection_whose_worker_ends_before_it_does_anything_finds_another_worker() {
     let mut scene = Scene::new();
     let (listener, worker) = (scene.listener(), scene.worker_of(1));
     let client = scene.client(0, 1);
@@ -120,13 +120,16 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
 }
 
 #[test]
-fn a_worker_that_cannot_be_told_of_its_queue_is_gone_or_detached() {
+fn a_worker_that_does_not_take_its_queue_loses_the_connection_to_another_worker() {
     for untold in [Untold::Gone, Untold::Unread] {
         let mut scene = Scene::new();
         let (listener, worker) = (scene.listener(), scene.worker_of(1));
         worker.deaf.set(Some(untold));
         let _client = scene.client(0, 1);
-        assert!(listener.offer().is_some(), "it finds another");
+        assert!(
+            listener.offer().is_some(),
+            "the connection is offered to find another worker"
+        );
         let expected = match untold {
             Untold::Gone => vec![],
             Untold::Unread => vec![(worker.id(), Status::Again)],
@@ -198,7 +201,7 @@ fn a_connection_is_transferred_by_guid_and_by_token() {
 }
 
 #[test]
-fn for_a_newcomer_the_oldest_stranger_of_another_shard_goes() {
+fn the_oldest_stranger_of_another_shard_ends_for_a_newcomer() {
     let mut scene = Scene::with(2, |_, limits| limits.max_unauthenticated = 2);
     let workers = [scene.worker_of(1), scene.worker_of(2), scene.worker_of(3)];
     let clients = [scene.client(0, 1), scene.client(1, 2), scene.client(1, 3)];
@@ -219,7 +222,7 @@ fn for_a_newcomer_the_oldest_stranger_of_another_shard_goes() {
 }
 
 #[test]
-fn what_cannot_be_offered_waits_until_another_has_an_owner() {
+fn beyond_the_limit_of_offers_a_connection_waits_until_another_has_an_owner() {
     let mut scene = Scene::with(2, |_, limits| limits.max_undispatched = 1);
     let (listener, worker) = (scene.listener(), scene.worker());
     let _clients = [scene.client(0, 1), scene.client(1, 2)];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests what time limits end.
+//! Tests what the time limits end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::scene::Scene;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_client_has_a_time_for_its_first_request_an_offer_one_to_be_claimed_and_a_user_one_to_log_in() {
+fn there_are_time_limits_for_the_first_request_for_the_claim_and_for_the_login() {
     for (seconds, name) in [
         (20, "first_request_timeout"),
         (30, "claim_timeout"),
@@ -37,7 +37,7 @@ fn a_client_has_a_time_for_its_first_request_an_offer_one_to_be_claimed_and_a_us
 }
 
 #[test]
-fn a_user_stays() {
+fn a_client_that_has_logged_in_stays() {
     let mut scene = Scene::new();
     let (client, _, _) = scene.pair(1);
     scene.pass(SECOND * 3600);
@@ -46,7 +46,7 @@ fn a_user_stays() {
 }
 
 #[test]
-fn a_shard_that_stops_waits_for_what_is_under_way() {
+fn a_shard_that_stops_waits_for_requests_under_way() {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
     scene.send(&client, b"a request");
@@ -86,7 +86,7 @@ fn a_shard_that_stops_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_worker_sleeps_until_something_is_for_it() {
+fn a_worker_sleeps_until_there_is_something_for_it() {
     let mut scene = Scene::new();
     let (client, worker, conn) = scene.pair(1);
     worker.announces_sleep();

@@ -41,7 +41,7 @@ fn has_few_descriptors() {
     let mut peers = Vec::new();
     while let Ok(peer) = TcpStream::connect(address) {
         peers.push(peer);
-        assert!(peers.len() < 100, "to be run with a limit");
+        assert!(peers.len() < 100, "this test has to be run with a limit");
     }
     let waiting = peers.len() - 4;
     peers.truncate(waiting);
@@ -73,8 +73,12 @@ fn has_few_descriptors() {
         wait_readable(fd, Some(Duration::from_millis(20))).unwrap();
         fabric.poll(start, &mut events).unwrap();
     }
-    assert!(clock.elapsed() >= Duration::from_millis(40), "it spins");
-    // There are still none, so the fabric tries again, and reports that again.
+    assert!(
+        clock.elapsed() >= Duration::from_millis(40),
+        "the fabric spins"
+    );
+    // There are still no descriptors, so the fabric tries again, and reports
+    // the refusal again.
     fabric.poll(due, &mut events).unwrap();
     fabric.poll(due, &mut events).unwrap();
     assert_eq!(refusals(&events), 2, "{events:?}");

@@ -202,7 +202,10 @@ fn reads_between_messages(crc: bool, max_ulpdu: u16) {
         .iter()
         .rposition(|work| *work != Work::Read)
         .unwrap();
-    assert!(first_read < last_message, "nothing was in between");
+    assert!(
+        first_read < last_message,
+        "no message came between the READs"
+    );
 }
 
 #[test]

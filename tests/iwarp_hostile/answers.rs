@@ -109,7 +109,7 @@ fn wait_for_reads(world: &mut World, count: usize) {
 }
 
 #[test]
-fn whatever_comes_between_answers_is_what_it_is() {
+fn messages_and_writes_between_answers_arrive_unchanged() {
     on_both(quick(), |world| {
         for seed in 0..40 {
             let (mut peer, conn, mut script) = script(world, seed);
@@ -142,7 +142,7 @@ fn whatever_comes_between_answers_is_what_it_is() {
                         said.push(script.send(length));
                     }
                 });
-                // Do this only between answers, because tagged messages do not interleave.
+                // Send RDMA WRITEs only between answers, because tagged messages do not interleave.
                 if script.rng.bool() {
                     let at = script.rng.usize(0..10_000);
                     let length = script.rng.usize(0..50_000);
@@ -183,7 +183,7 @@ fn whatever_comes_between_answers_is_what_it_is() {
 }
 
 #[test]
-fn reads_into_the_same_memory_leave_what_the_last_one_read() {
+fn reads_into_the_same_memory_leave_the_data_of_the_last_one() {
     on_both(quick(), |world| {
         for seed in 0..8 {
             let (mut peer, conn, mut script) = script(world, seed);
@@ -262,7 +262,7 @@ fn an_error_in_the_middle_of_answers_is_found() {
                 }
             }
             if is_broken {
-                let error = IwarpError::of(&world.closed(conn)).expect("not found");
+                let error = IwarpError::of(&world.closed(conn)).expect("no iWARP error");
                 let expected = [
                     IwarpError::RdmapReadResponseMismatch,
                     IwarpError::RdmapUnexpectedReadResponse,

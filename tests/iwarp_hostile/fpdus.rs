@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// The memory of a victim: 100 bytes that the peer may write, 100 that it may read, and 100 that it may not access,
-/// with a receive of 10 bytes in the last ones.
+/// with a receive of 10 bytes in the last 100.
 struct Victim {
     peer: Peer,
     conn: ConnId,
@@ -68,7 +68,7 @@ fn terminate(crc: bool, (layer, etype, code): (u8, u8, u8), broken: &[u8], back:
 
 type Broken = (Vec<u8>, IwarpError, (u8, u8, u8), Back);
 
-/// Makes an FPDU for each broken rule, with the error on this side and the one that the peer is told.
+/// Makes an FPDU for each broken rule, with the error on this side and the code that the peer receives.
 fn broken(victim: &Victim) -> Vec<Broken> {
     let (stag, at) = (victim.writable.token(), victim.writable.address());
     let (source, from) = (victim.readable.token(), victim.readable.address());
@@ -234,7 +234,7 @@ fn each_broken_rule_is_answered_with_its_terminate() {
                 world.closed(victim.conn);
                 break;
             };
-            // Send it in two TCP segments.
+            // Send the FPDU in two TCP segments.
             let (first, second) = bytes.split_at(bytes.len() / 2);
             victim.peer.send(first);
             world.poll();
@@ -256,7 +256,7 @@ fn each_broken_rule_is_answered_with_its_terminate() {
 }
 
 #[test]
-fn with_crcs_the_terminate_has_one_and_a_wrong_one_is_answered() {
+fn with_crcs_the_terminate_has_a_crc_and_a_wrong_crc_is_answered() {
     on_both(quick(), |world| {
         let mut victim = victim(world, true);
         let mut bytes = fpdu(true, &[&untagged([0x41, 0x43], 0, 0, 1, 0), b"hello"]);
@@ -279,7 +279,7 @@ fn a_terminate_is_believed_and_not_answered() {
     on_both(quick(), |world| {
         for (body, reason) in [
             (&b"\x12\x02\xc0\0"[..], error(1, 2, 2)),
-            // siw writes it like this: it announces parts that are missing.
+            // siw writes a Terminate like this: it announces parts that are missing.
             (b"\x21\x02\x07\0", error(2, 1, 2)),
             (
                 b"\x12\x02",
@@ -297,7 +297,7 @@ fn a_terminate_is_believed_and_not_answered() {
 }
 
 #[test]
-fn a_revoked_token_is_as_good_as_none() {
+fn a_revoked_token_is_as_invalid_as_an_unknown_token() {
     on_both(quick(), |world| {
         for reads in [false, true] {
             let mut victim = victim(world, false);
@@ -327,7 +327,7 @@ fn a_revoked_token_is_as_good_as_none() {
 }
 
 #[test]
-fn a_deregistered_token_is_as_good_as_none_even_in_the_middle() {
+fn a_deregistered_token_is_invalid_even_in_the_middle_of_an_fpdu() {
     on_both(quick(), |world| {
         let mut victim = victim(world, false);
         let (token, address) = (victim.writable.token(), victim.writable.address());
@@ -338,7 +338,11 @@ fn a_deregistered_token_is_as_good_as_none_even_in_the_middle() {
         let gone = victim.writable.region.id;
         world.fabric.deregister(victim.conn, gone).unwrap();
         let next = world.register(victim.conn, 100, Access::RemoteWrite);
-        assert_eq!(next.region.id, gone, "the case would test nothing");
+        assert_eq!(
+            next.region.id,
+            gone,
+            "the test needs a new region with the old number"
+        );
         victim.peer.send(&write[50..]);
         let error = IwarpError::DdpInvalidStag;
         assert_eq!(world.closed(victim.conn), CloseReason::from(error));
@@ -454,7 +458,7 @@ fn a_flood_of_empty_messages_keeps_no_other_peer_waiting() {
 }
 
 #[test]
-fn the_configuration_decides_about_crcs_too() {
+fn crcs_are_used_if_only_the_configuration_asks_for_them() {
     let config = Config {
         crc: true,
         ..quick()

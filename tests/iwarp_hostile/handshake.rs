@@ -19,7 +19,7 @@ fn linux() -> Vec<u8> {
     request(0x10, 2, &[ENHANCED, LEGACY].concat())
 }
 
-/// Makes a peer send only this, and checks that it is refused at once and without an answer.
+/// Makes a peer send only `bytes`, and checks that the peer is refused at once and without an answer.
 fn refuses(world: &mut World, bytes: &[u8], error: IwarpError) {
     let mut peer = Peer::connect(world.address);
     peer.send(bytes);
@@ -53,7 +53,7 @@ fn other_revisions_and_lengths_are_refused_without_an_answer() {
             let bytes = request(0x10, revision, ENHANCED);
             refuses(world, &bytes, IwarpError::MpaUnsupportedRevision);
         }
-        // It is refused as soon as the length has arrived.
+        // The request is refused as soon as the length has arrived.
         for length in [[2, 1], [255, 255]] {
             let bytes = [&b"MPA ID Req Frame\x10\x02"[..], &length].concat();
             refuses(world, &bytes, IwarpError::MpaPrivateDataTooLong);
@@ -90,7 +90,7 @@ fn markers_are_rejected_in_the_revision_of_the_request() {
 
 /// Replies of the fabric, which serves up to 32 READs and asks for up to 16.
 const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
-    // Revision 1, with and without numbers.
+    // Revision 1, with and without depths.
     (0x00, 1, b"", b"\x00\x01\x00\x00"),
     (0x40, 1, b"", b"\x40\x01\x00\x00"),
     (0x00, 1, LEGACY, b"\x00\x01\x00\x08\0\0\0\x01\0\0\0\x10"),
@@ -121,7 +121,7 @@ const REPLIES: [(u8, u8, &[u8], &[u8]); 14] = [
         b"\x3f\xff\x3f\xff",
         b"\x10\x02\x00\x04\x00\x20\x00\x01",
     ),
-    // Peer to peer: of the kinds that are offered, it chooses a WRITE, a READ or a SEND, in this order.
+    // Peer to peer: of the kinds that are offered, the fabric chooses a WRITE, a READ or a SEND, in this order.
     (
         0x10,
         2,
@@ -142,7 +142,7 @@ fn replies_come_in_the_revision_of_the_request_byte_for_byte() {
         for (flags, revision, private_data, reply) in REPLIES {
             let mut peer = Peer::connect(world.address);
             let bytes = request(flags, revision, private_data);
-            // Send it in two pieces, cut anywhere.
+            // Send the request in two pieces, cut anywhere.
             let (first, second) = bytes.split_at(private_data.len() + 7);
             peer.send(first);
             world.poll();
@@ -225,7 +225,7 @@ fn within(elapsed: Duration, limit: Duration) {
 }
 
 #[test]
-fn silence_is_borne_for_five_seconds() {
+fn a_silent_peer_is_refused_after_five_seconds() {
     let world = &mut World::new(
         ([127, 0, 0, 1], 0).into(),
         Config::default(),
@@ -239,7 +239,7 @@ fn silence_is_borne_for_five_seconds() {
 }
 
 #[test]
-fn a_request_that_trickles_in_has_no_more_time() {
+fn a_request_that_trickles_in_gets_no_more_time() {
     on_both(quick(), |world| {
         let mut peer = Peer::connect(world.address);
         let bytes = request(0x10, 2, &[0; 500]);
@@ -266,7 +266,7 @@ fn an_unanswered_request_is_rejected_in_the_end() {
 }
 
 #[test]
-fn a_rejected_peer_has_its_time_however_long_the_owner_did_not_poll() {
+fn a_rejected_peer_has_time_to_close_however_long_the_owner_did_not_poll() {
     on_both(quick(), |world| {
         let mut peer = Peer::connect(world.address);
         peer.send(&linux());
@@ -288,7 +288,7 @@ fn a_rejected_peer_has_its_time_however_long_the_owner_did_not_poll() {
 }
 
 #[test]
-fn a_request_whose_peer_is_gone_is_gone_at_once() {
+fn a_request_whose_peer_has_gone_ends_at_once() {
     let patient = Config {
         connect_timeout: Duration::from_secs(3600),
         ..quick()

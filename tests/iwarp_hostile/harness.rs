@@ -218,7 +218,7 @@ impl World {
                 assert_eq!(*result, Ok(()));
                 matches!(work, Work::Recv { length: 64, .. })
             }
-            event => panic!("the friend is not to see this: {event:?}"),
+            event => panic!("the friend must not see this event: {event:?}"),
         })
     }
 
@@ -312,7 +312,7 @@ impl World {
         self.register(conn, length.max(1), Access::Local)
     }
 
-    /// Makes a peer, and the established connection to it. `flags` are the flags of its MPA request.
+    /// Makes a peer, and the established connection to that peer. `flags` are the flags of the peer's MPA request.
     pub fn established(&mut self, flags: u8) -> (Peer, ConnId) {
         let mut peer = Peer::connect(self.address);
         peer.send(&request(flags, 2, &[0, 32, 0, 16]));

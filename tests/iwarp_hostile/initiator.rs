@@ -68,7 +68,7 @@ fn replies_that_do_not_fit_are_errors_and_the_request_is_not_repeated() {
             assert_eq!(world.closed(conn), CloseReason::from(error));
             assert_eq!(world.read_to_end(&mut peer), b"");
             listener.set_nonblocking(true).unwrap();
-            assert!(listener.accept().is_err(), "it came back");
+            assert!(listener.accept().is_err(), "the fabric connected again");
         }
     });
 }
@@ -90,7 +90,7 @@ fn a_rejection_is_a_refusal_in_any_revision() {
 }
 
 #[test]
-fn an_answer_that_does_not_come_ends_the_wait() {
+fn a_reply_that_is_incomplete_or_late_ends_the_connection() {
     on_both(quick(), |world| {
         let (peer, conn, _listener) = asked(world);
         drop(peer);
@@ -112,7 +112,7 @@ fn an_answer_that_does_not_come_ends_the_wait() {
 }
 
 #[test]
-fn nobody_there_is_a_refusal() {
+fn a_port_without_a_listener_is_a_refusal() {
     on_both(quick(), |world| {
         let address = TcpListener::bind((world.address.ip(), 0))
             .unwrap()
@@ -131,7 +131,7 @@ fn nobody_there_is_a_refusal() {
 }
 
 #[test]
-fn a_responder_that_speaks_at_once_is_heard_like_any_other() {
+fn fpdus_directly_after_the_reply_are_received_like_any_others() {
     on_both(quick(), |world| {
         let (mut peer, conn, _listener) = asked(world);
         let memory = world.register(conn, 10, Access::Local);
@@ -143,7 +143,7 @@ fn a_responder_that_speaks_at_once_is_heard_like_any_other() {
             send(2, b"more"),
         ]
         .concat();
-        // All of it, and the end of the stream, arrive in one read.
+        // The reply, both messages, and the end of the stream arrive in one read.
         peer.send(&early);
         peer.half_close();
         let reason = CloseReason::from(IwarpError::DdpNoBuffer);

@@ -59,7 +59,7 @@ fn succeeded(completions: &[(u64, Result<(), WrError>)], count: u64) -> usize {
 }
 
 #[test]
-fn a_peer_that_never_reads_has_the_drain_timeout() {
+fn a_peer_that_never_reads_is_cut_off_after_the_drain_timeout() {
     on_both(quick(), |world| {
         let (peer, conn) = spoken(world);
         write_much(world, conn, 64);
@@ -96,7 +96,7 @@ fn a_peer_that_reads_late_gets_what_was_posted_before_closing() {
 }
 
 #[test]
-fn two_that_close_with_much_to_say_do_not_wait_for_each_other() {
+fn two_peers_that_close_with_much_to_send_do_not_wait_for_each_other() {
     let patient = Config {
         drain_timeout: Duration::from_secs(3600),
         ..quick()
@@ -143,7 +143,7 @@ fn segments(mut bytes: &[u8]) -> impl Iterator<Item = Segment<'_>> {
 }
 
 #[test]
-fn a_peer_that_reads_in_drops_gets_every_byte_once() {
+fn a_peer_that_reads_in_small_pieces_gets_every_byte_once() {
     on_both(quick(), |world| {
         let (mut peer, conn) = spoken(world);
         let memory = write_much(world, conn, 8);
@@ -233,7 +233,7 @@ fn a_peer_that_reads_fast_does_not_have_the_fabric_for_itself() {
 }
 
 #[test]
-fn a_half_closed_stream_is_a_closed_one() {
+fn a_half_closed_stream_counts_as_closed() {
     on_both(quick(), |world| {
         let (mut peer, conn) = world.established(0x10);
         peer.half_close();
@@ -255,7 +255,7 @@ fn a_half_closed_stream_is_a_closed_one() {
 }
 
 #[test]
-fn what_was_sent_before_the_end_is_received_before_the_end() {
+fn messages_sent_before_the_end_are_received_before_the_end() {
     on_both(quick(), |world| {
         for (length, early) in [(0, true), (10, false), (10, true), (60_000, true)] {
             let (mut peer, conn) = world.established(0x10);
@@ -323,7 +323,7 @@ fn small_segments_behind_a_large_one_take_more_than_one_turn() {
         let memory = world.register(conn, MIB, Access::RemoteWrite);
         let header = |at| tagged([0x81, 0x40], memory.token(), memory.address() + at);
         peer.send(&fpdu(false, &[&header(0), &[1; 10_000]]));
-        world.wait("large one", |_| memory.bytes()[9_999] == 1);
+        world.wait("the large message", |_| memory.bytes()[9_999] == 1);
         // Send SENDs of zero bytes, as many as the window takes.
         peer.send(&fpdu(false, &[&header(10_000)]).repeat(2_000));
         peer.half_close();
@@ -384,7 +384,7 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
         world.wait("SEND", |world| world.completions(conn) == [(1, Ok(()))]);
         let header = untagged([0x41, 0x47], 0, 2, 1, 0);
         peer.send(&fpdu(false, &[&header, b"\x11\0\0\0"]));
-        // The SEND is unread, so this is an RST: sending fails, and the Terminate stays unread.
+        // The peer has not read the SEND, so this sends an RST: sending fails, and the Terminate stays unread.
         drop(peer);
         post(world, 2);
         let error = IwarpError::PeerTerminated {
@@ -398,8 +398,8 @@ fn a_terminate_is_read_even_if_the_stream_broke_behind_it() {
 }
 
 #[test]
-fn whoever_closes_first_has_the_reason() {
-    // This is far longer than it takes if there is no peer to wait for.
+fn the_first_close_is_the_reason_for_the_end() {
+    // This timeout is far longer than closing takes if there is no peer to wait for.
     let config = Config {
         drain_timeout: 2 * LATE,
         ..quick()
@@ -416,7 +416,10 @@ fn whoever_closes_first_has_the_reason() {
             }
             let clock = std::time::Instant::now();
             assert_eq!(world.closed(conn), CloseReason::Local);
-            assert!(clock.elapsed() < LATE, "there is no peer");
+            assert!(
+                clock.elapsed() < LATE,
+                "the fabric waited for a peer that has gone"
+            );
             succeeded(&world.completions(conn), 20);
         }
     });

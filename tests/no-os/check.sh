@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Proves that wire, proto, the iWARP codecs and the engine do not need an operating system.
 #
-# It builds a program that has them as its only library (src/lib.rs), links all of it, whether called or not, and fails
-# if any symbol is left undefined. It does so for
+# It builds a program that has this code as its only library (src/lib.rs), links all of the code, whether called or not,
+# and fails if any symbol is left undefined. It does so for
 #   - a target without an operating system (x86_64-unknown-none), where `std` does not exist, and
 #   - this machine's own target, where `std` exists and only the linker keeps a dependency from using it.
 #
@@ -73,7 +73,7 @@ check_panics() {
     python3 tests/no-os/panics.py "$out/release/libno_os.a" . tests/no-os/panics.txt
 }
 
-# Checks that the check notices a program that does import something: otherwise this script would prove nothing.
+# Checks that the check notices a program that does import something: if it did not, this script would prove nothing.
 check_the_check() {
     local program
     program=$(build cargo "" --features import) || return 1
@@ -105,8 +105,8 @@ debian_rust_is_complete() {
         version_at_least "$(rustc_version /usr/bin/rustc)" "$(minimum_rust)"
 }
 
-# Prints the packages for that: rustc of Debian 13, or rustc-web of Debian 12, in the oldest version that will do, so
-# that this also tests the minimum version.
+# Prints the packages of Debian's Rust: rustc of Debian 13, or rustc-web of Debian 12, in the oldest version that will
+# do, so that the minimum version is tested, too.
 debian_rust_packages() {
     local suffix version minimum
     minimum=$(minimum_rust)
@@ -126,7 +126,7 @@ debian_rust_packages() {
     return 1
 }
 
-# Tells whether a command would change its meaning: the user's cargo must come before /usr/bin in PATH.
+# Tells whether Debian's cargo would replace the user's: the user's cargo must come before /usr/bin in PATH.
 debian_rust_would_shadow() {
     local cargo directory
     cargo=$(command -v cargo) || return 1

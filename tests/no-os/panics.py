@@ -30,7 +30,7 @@ SHN_XINDEX, SHN_LORESERVE = 0xFFFF, 0xFF00
 
 WHAT_TO_DO = """
 A kernel would oops there. Use a checked access and a named error, or an argument that cannot be wrong. If nothing
-that a peer or a process does can lead there, say why beside it, and add it to tests/no-os/panics.txt."""
+that a peer or a process does can lead there, say why beside the place, and add it to tests/no-os/panics.txt."""
 
 
 class Object:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Checks that the fuzz targets hold on the checked-in corpus, and on small changes to it.
+//! Checks that the properties that the fuzz targets assert hold for the checked-in corpus, and for
+//! small changes to it.
 //!
 //! The bodies come from `fuzz/`, without the fuzzer, so plain `cargo test` runs them.
 
@@ -42,7 +43,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn every_input_of_the_corpus_holds() {
+fn every_input_of_the_corpus_passes() {
     let mut broken = Vec::new();
     for target in TARGETS {
         let (target, body) = (target.name, target.run);
@@ -58,7 +59,7 @@ fn every_input_of_the_corpus_holds() {
 }
 
 #[test]
-fn small_changes_to_the_corpus_hold_too() {
+fn small_changes_to_the_corpus_pass_too() {
     for target in TARGETS {
         let (target, body) = (target.name, target.run);
         let inputs = corpus(target);

@@ -259,7 +259,7 @@ fn day(date: &str) -> Result<i64, String> {
 }
 
 #[test]
-fn no_crate_has_a_known_fault_without_a_reason() {
+fn no_crate_has_a_known_vulnerability_without_an_exception() {
     let list = List::parse(ADVISORIES).expect("tests/repository/advisories.txt");
     let mut all = Vec::new();
     for path in LOCKS {
@@ -287,9 +287,9 @@ fn no_crate_has_a_known_fault_without_a_reason() {
     }
 }
 
-/// This does not fail, because people who build an old release, or have no network, cannot update the list.
+/// This test does not fail, because people who build an old release, or have no network, cannot update the list.
 #[test]
-fn warns_of_what_the_list_cannot_tell() {
+fn warns_if_the_list_may_miss_vulnerabilities() {
     let list = List::parse(ADVISORIES).expect("tests/repository/advisories.txt");
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

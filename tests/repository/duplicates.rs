@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! Checks that each crate is built in one version, except those listed here with a reason: two generations of a library
-//! are twice its code, and their types are incompatible. What users of the product run has no duplicate at all.
+//! are twice its code, and their types are incompatible. The programs and libraries that users get contain no
+//! duplicates at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -23,7 +24,7 @@ const EXCEPTIONS: [(&str, &str); 8] = [
     ("winnow", OLD_TOML),
 ];
 const OLD_RANDOM: &str =
-    "ntlmssp and smb-dtyp use rand 0.8, proptest 0.9; the instruments and tests need them";
+    "ntlmssp and smb-dtyp use rand 0.8, proptest uses 0.9; instruments and tests need all three";
 const OLD_TOML: &str = "cbindgen uses toml 0.9; only the test of the header needs it";
 
 /// Returns the crates that a lock file has several times.

@@ -165,8 +165,8 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// Returns whether the module, or one that contains it, needs an operating system; `None` if it exists with any
-    /// features.
+    /// Returns whether the module, or a module that contains it, needs an operating system; `None` if it exists with
+    /// any features.
     fn hosted(&self, module: &[String]) -> Option<bool> {
         (1..=module.len())
             .filter_map(|n| self.featured.get(&module[..n]).copied())
@@ -264,7 +264,7 @@ fn unsafe_code(file: &Source) -> Option<&'static str> {
     }
     let leave = ["allow", "(", "unsafe_code"];
     let leaves = file.tokens.windows(3).filter(|w| *w == leave).count();
-    // Only the parent that declares such a module may permit this.
+    // Only the parent that declares such a module may permit `unsafe`.
     let is_declared = |name: &&&str| match name.rsplit_once("::") {
         Some((parent, _)) => parent == module,
         None => module.is_empty(),

@@ -137,7 +137,7 @@ const WITH_LINUX: [&str; 6] = [
 ];
 
 #[test]
-fn what_the_engine_needs_may_be_linked_into_linux() {
+fn crates_that_the_engine_needs_may_be_linked_into_linux() {
     let engine = ["--no-default-features", "--features", "engine"];
     let edges = ["--edges", "normal,no-proc-macro"];
     let packages = packages(&[&engine[..], &edges[..]].concat());
@@ -154,7 +154,7 @@ fn what_the_engine_needs_may_be_linked_into_linux() {
 const SOURCES: [&str; 4] = [".rs", ".py", ".sh", ".c"];
 
 #[test]
-fn every_source_file_says_its_licence() {
+fn every_source_file_states_its_licence() {
     let listed = Command::new("git")
         .args(["ls-files"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -2,9 +2,9 @@
 
 //! Tests a ring whose other side writes what it likes, wherever and whenever it likes.
 //!
-//! The ring may return results that an honest other side could have caused too, or `RingCorrupt`, and then always the
-//! same. It must not touch anything outside the ring, panic, loop for ever, or ring a doorbell more often than the ring
-//! was used. Run this with an address sanitizer, too.
+//! The ring may return results that an honest other side could have caused, too, or `RingCorrupt`, and from then on
+//! always the same error. It must not touch anything outside the ring, panic, loop for ever, or ring a doorbell more
+//! often than the ring was used. Run this with an address sanitizer, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -146,7 +146,7 @@ fn random_words_at_any_moment_end_in_an_error_at_worst() {
         let mut rng = Rng::with_seed(2);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(500) {
-            // The ring exists already, or is corrupt already.
+            // The memory may already hold a ring, which may be corrupt.
             RingMemory::create(&ours, capacity).expect("it fits");
             let bell = Rings::default();
             let Ok(ring) = RingMemory::open(&ours) else {
@@ -186,7 +186,7 @@ fn after(offset: usize, index: u32) -> Result<usize, RingCorrupt> {
 }
 
 #[test]
-fn an_index_may_neither_go_back_nor_too_far() {
+fn an_index_may_not_go_back_or_too_far() {
     // The consumer is at 1 and has seen 3. The producer may go from there up to 5.
     for (index, popped) in [(3, 2), (4, 3), (5, 4)] {
         assert_eq!(after(128, index), Ok(popped), "{index}");
@@ -206,7 +206,7 @@ fn an_index_may_neither_go_back_nor_too_far() {
 }
 
 #[test]
-fn a_word_of_its_own_that_was_overwritten_deceives_no_side() {
+fn a_side_is_not_deceived_if_its_own_words_are_overwritten() {
     let memory = Memory::zeroed(ring_length(4).expect("a capacity"));
     let ring = RingMemory::create(&memory, 4).expect("it fits");
     let mut producer = Producer::new(ring, Rings::default());

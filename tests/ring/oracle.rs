@@ -159,7 +159,8 @@ impl Oracle {
 }
 
 proptest! {
-    // Rings begin 256 before the last index, so most of these lists go past it.
+    // Rings begin 256 before the last index, so most of these lists of operations go past that
+    // index.
     #[test]
     fn a_ring_is_a_queue_and_rings_once_for_each_sleep(
         power in 0..5u32,

@@ -20,7 +20,7 @@ fn connections(net: &Net) -> usize {
 }
 
 #[test]
-fn a_source_has_only_so_many_places_without_negotiating() {
+fn the_unnegotiated_connections_of_one_source_are_limited() {
     let mut net = net(config());
     for _ in 0..40 {
         net.raw_peer();
@@ -37,12 +37,15 @@ fn a_source_has_only_so_many_places_without_negotiating() {
     assert_eq!(connections(&net), 0);
     let names: Vec<_> = net.transport.counters().closed().collect();
     assert_eq!(names.iter().map(|(_, count)| count).sum::<u64>(), 40);
-    assert!(net.take_closed().is_empty(), "the owner never knew them");
+    assert!(
+        net.take_closed().is_empty(),
+        "the owner never learned of these connections"
+    );
     net.establish();
 }
 
 #[test]
-fn all_sources_together_have_only_so_many_places() {
+fn the_unnegotiated_connections_of_all_sources_are_limited() {
     let mut net = net(Config {
         max_unnegotiated: 5,
         ..config()
@@ -58,7 +61,7 @@ fn all_sources_together_have_only_so_many_places() {
 }
 
 #[test]
-fn negotiated_connections_take_no_place() {
+fn negotiated_connections_do_not_count_as_unnegotiated() {
     let mut net = net(Config {
         max_unnegotiated: 1,
         max_unnegotiated_per_source: 1,
@@ -126,7 +129,7 @@ fn a_negotiation_after_four_seconds_is_in_time() {
 }
 
 #[test]
-fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
+fn messages_that_arrive_in_time_count_however_late_the_owner_polls() {
     let mut net = net(config());
     let raw = net.raw_peer();
     let fabric = net.transport.fabric_mut();
@@ -155,7 +158,11 @@ fn what_has_arrived_in_time_counts_however_late_the_owner_looks() {
         net.now = net.now + Duration::from_secs(60);
         net.settle();
         net.pass(Duration::from_secs(120));
-        assert_eq!(connections(&net), 1, "asked, and waiting for an answer");
+        assert_eq!(
+            connections(&net),
+            1,
+            "the server has asked, and waits for an answer"
+        );
     }
 }
 
@@ -345,7 +352,12 @@ fn close_ends_in_time_whatever_the_peer_does() {
         raw.grant(&mut net, 1);
     }
     assert_eq!(net.take_closed(), [(conn, "close_timeout")]);
-    assert_eq!(net.events.len(), 10, "each ends once: {:?}", net.events);
+    assert_eq!(
+        net.events.len(),
+        10,
+        "each message ends once: {:?}",
+        net.events
+    );
     assert_eq!(connections(&net), 0);
 }
 
@@ -368,7 +380,7 @@ fn close_ends_in_time_even_if_the_owner_lacks_buffers() {
     assert_eq!(net.take_closed(), []);
     net.pass(Duration::from_secs(2));
     assert_eq!(net.take_closed().len(), 2);
-    assert_eq!(net.events.len(), 512, "each ends once");
+    assert_eq!(net.events.len(), 512, "each message ends once");
 }
 
 #[test]
@@ -389,7 +401,7 @@ fn close_ends_in_time_even_if_the_fabric_takes_nothing() {
 }
 
 #[test]
-fn waits_until_the_next_deadline_and_not_at_all_for_nothing() {
+fn waits_until_the_next_deadline_and_not_at_all_without_one() {
     let mut net = net(config());
     let start = std::time::Instant::now();
     net.transport.wait(net.now, None).unwrap();

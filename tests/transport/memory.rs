@@ -38,7 +38,7 @@ fn an_idle_connection_costs_little_more_than_its_receives() {
 }
 
 #[test]
-fn nor_does_it_after_a_burst_in_both_directions() {
+fn an_idle_connection_costs_little_after_a_burst_in_both_directions() {
     let mut net = Net::new();
     // The message buffers and the list of events do not belong to a connection.
     burst(&mut net);

@@ -92,7 +92,7 @@ fn a_queue_longer_than_the_credits_goes_out_in_order() {
 }
 
 #[test]
-fn refuses_what_cannot_be_sent() {
+fn refuses_messages_that_cannot_be_sent() {
     let mut net = Net::new();
     let unestablished = net.transport.connect(net.now, net.address).unwrap();
     let (client, _) = {
@@ -187,7 +187,7 @@ fn grants_no_credits_without_buffers_and_recovers() {
 }
 
 #[test]
-fn buffers_that_come_back_are_shared_among_all_that_wait() {
+fn buffers_that_come_back_are_shared_among_all_waiting_connections() {
     let mut net = Net::with(
         config(),
         LoopbackConfig::default(),
@@ -270,7 +270,7 @@ fn an_owner_without_buffers_for_a_minute_loses_no_connection() {
 }
 
 #[test]
-fn close_delivers_what_is_queued_first() {
+fn close_delivers_queued_messages_first() {
     let mut net = Net::with(
         config(),
         LoopbackConfig {
@@ -305,7 +305,7 @@ fn close_delivers_what_is_queued_first() {
 }
 
 #[test]
-fn abort_ends_everything_that_is_queued_once() {
+fn abort_ends_each_queued_send_exactly_once() {
     let mut net = Net::new();
     let (client, server) = net.establish();
     for cookie in 0..5 {

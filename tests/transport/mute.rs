@@ -66,7 +66,7 @@ impl Fabric for Mute {
     fn reject(&mut self, _: ConnId) {}
 
     fn close(&mut self, conn: ConnId) {
-        // Its slot is free for another connection before the owner is told.
+        // The connection's slot is free for another connection before the owner learns of the end.
         if self.conns.remove(conn).is_none() {
             return;
         }

@@ -98,7 +98,7 @@ fn a_peer_that_answers_no_reads_is_given_up_after_a_minute_whatever_else_it_does
 }
 
 #[test]
-fn each_answer_gives_the_next_one_a_minute() {
+fn each_answer_gives_the_next_answer_a_minute() {
     let mut net = Net::with_faults();
     let (client, server) = net.establish();
     let source = net.end_with(client.conn, 100, Access::RemoteRead);

@@ -66,7 +66,7 @@ fn a_message_does_not_overtake_the_data_queued_before_it() {
             _ => None,
         })
         .collect();
-    assert!(written.into_iter().eq(1..=50), "each ends once");
+    assert!(written.into_iter().eq(1..=50), "each WRITE ends once");
     let traffic = net.transport.status(server.conn).unwrap().traffic;
     assert_eq!(traffic.rdma_write_bytes, 50_000);
 }
@@ -136,7 +136,7 @@ fn descriptors_are_used_up_in_order_and_never_past_the_data() {
 }
 
 #[test]
-fn reads_come_together_from_many_descriptors() {
+fn a_read_collects_data_from_many_descriptors() {
     for queues in [Net::new, narrow] {
         let mut net = queues();
         let (client, server) = net.establish();
@@ -235,7 +235,7 @@ fn refuses_descriptors_that_do_not_hold_the_data() {
 }
 
 #[test]
-fn refuses_reads_of_a_peer_that_serves_none() {
+fn refuses_reads_from_a_peer_that_serves_no_reads() {
     let mut config = config();
     config.limits.responder_resources = 0;
     let mut net = Net::with(config, LoopbackConfig::default(), HeapBuffers::new());
@@ -255,7 +255,7 @@ fn refuses_reads_of_a_peer_that_serves_none() {
 }
 
 #[test]
-fn an_access_that_the_peer_refuses_is_told_with_its_reason() {
+fn an_access_that_the_peer_refuses_is_reported_with_its_reason() {
     let mut net = narrow();
     let (client, server) = net.establish();
     let mut wrong = piece(&client, 0, 100);
@@ -299,7 +299,7 @@ fn an_access_that_the_peer_refuses_is_told_with_its_reason() {
 }
 
 #[test]
-fn a_message_invalidates_the_token_it_names() {
+fn a_message_invalidates_the_token_that_it_names() {
     let mut net = Net::new();
     let (client, server) = net.establish();
     let token = client.region.remote.token;
@@ -308,7 +308,7 @@ fn a_message_invalidates_the_token_it_names() {
         .unwrap();
     net.settle();
     net.take_sent();
-    // The owner of the memory is told no later than when the message arrives.
+    // The owner of the memory learns of the invalidation no later than when the message arrives.
     assert!(matches!(
         net.events[..],
         [Event::Invalidated { conn, token: told }, Event::Message { .. }]

@@ -128,7 +128,7 @@ pub(crate) fn check(sink: &Memory, pieces: &[Piece]) {
         let around = [sink.to_vec(at - 1, 1), sink.to_vec(at + length, 1)];
         assert!(
             around.iter().all(|byte| *byte == Ok(vec![0])),
-            "written beyond"
+            "bytes were written beyond the data"
         );
     }
 }

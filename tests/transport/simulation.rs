@@ -3,8 +3,8 @@
 //! Runs several connections at once in virtual time, on a fabric with faults: messages, RDMA WRITEs and READs both
 //! ways, owners without buffers, ends that close or just vanish. Everything follows from a seed.
 //!
-//! Whatever happens, each accepted operation ends in exactly one event, each connection in exactly one, messages arrive
-//! as they were sent, in order and after the data that was written before them, and nothing is left at the end.
+//! Whatever happens, each accepted operation ends in exactly one event, and so does each connection; messages arrive as
+//! they were sent, in order and after the data that was written before them, and nothing is left at the end.
 //!
 //! `SMBDIRECT_SEED=n cargo test --test transport simulation -- --nocapture` runs one seed and
 //! prints what happens in it; `SMBDIRECT_SEEDS=n` sets how many are run.
@@ -406,7 +406,7 @@ impl Simulation {
             self.housekeep();
             self.transport.poll(self.now, &mut self.events).unwrap();
             self.polls += 1;
-            assert!(self.polls < POLLS, "they do not come to rest");
+            assert!(self.polls < POLLS, "the connections do not come to rest");
             self.look();
             let held = self.held.iter().map(|(until, _)| *until);
             let next = self.transport.poll_timeout().into_iter();

@@ -2,7 +2,7 @@
 
 //! The calls that processes make: reads, checks and answers the arguments of `ioctl`s.
 //!
-//! An argument is a private copy. What it points to in the process's memory is copied here too, before any lock is
+//! An argument is a private copy. What it points to in the process's memory is copied here, too, before any lock is
 //! taken.
 
 use alloc::sync::Arc;
@@ -150,7 +150,7 @@ fn set_parameters(
     if length > MAX_SECURITY_BLOB {
         return Err(EINVAL);
     }
-    // smbdirectd reads the blob too, so a wrong address has to fail here as well.
+    // smbdirectd reads the blob, too, so a blob at a wrong address has to fail here as well.
     let mut blob = vec![0; length];
     ffi::copy_in(&mut blob, call.security_blob)?;
     call.status = code(device.set_parameters(&call.parameters)?);

@@ -45,7 +45,7 @@ const MOST_SESSIONS: usize = 1024;
 const QUEUE_DEPTH: u32 = 256;
 /// Maximum number of credits of a client that has not logged in.
 const RECEIVES_OF_STRANGERS: Credits = Credits(8);
-/// Maximum number of steps in one run; after that, others get their turn.
+/// Maximum number of steps in one run, so that other tasks get their turn.
 const MOST_STEPS: u32 = 64;
 
 macro_rules! log {
@@ -516,7 +516,7 @@ impl Device {
         })
     }
 
-    /// Takes back a segment that a worker no longer uses. `false`: the worker does not have it.
+    /// Takes back a segment that a worker no longer uses. `false`: the worker does not have that segment.
     pub(crate) fn release(&self, process: &Process, release: &abi::Release) -> Result<bool, Dead> {
         let mut core = self.core()?;
         let id = process.number();

@@ -10,10 +10,10 @@
 //! - Local work uses the key of the protection domain, so registering memory only maps it for DMA. Only the sink of an
 //!   iWARP READ is registered, in C, and only for that READ.
 //! - Work of one kind completes in the order of posting, so posted work is remembered by kind. If the queue pair
-//!   refuses work, the device never reports it; it is flushed when the connection has ended.
-//! - If memory is deregistered while posted work uses it, it stays mapped until that work has ended: nothing can keep a
-//!   device from using it.
-//! - `CLOSED` comes when nothing is posted. Only then does the connection's owner learn of its end.
+//!   refuses work, the device never reports that work; it is flushed when the connection has ended.
+//! - If memory is deregistered while posted work uses it, the memory stays mapped until that work has ended, because
+//!   nothing can keep a device from using it.
+//! - `CLOSED` comes when no work is posted. Only then does the connection's owner learn of its end.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
@@ -44,7 +44,7 @@ const EXPLANATION: Duration = Duration::from_secs(1);
 const MOST_REGIONS: usize = 64;
 /// Maximum number of events that are taken from C at a time.
 const BATCH: usize = 16;
-/// Maximum number of batches before others get their turn.
+/// Maximum number of batches in one poll, so that other work gets its turn.
 const MOST_BATCHES: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ impl Kind {
 #[derive(Debug)]
 struct Mapped {
     map: Map,
-    /// How many posted operations use it.
+    /// Number of posted operations that use the memory.
     users: u32,
-    /// It has been deregistered.
+    /// The memory has been deregistered.
     is_gone: bool,
 }
 
@@ -110,7 +110,7 @@ struct Conn {
     local: SocketAddr,
     /// The peer's depths, from its point of view.
     peer: ReadLimits,
-    /// The peer also stated them in private data, so the answer states ours there too.
+    /// The peer also stated its depths in private data, so the answer states ours there, too.
     is_legacy: bool,
     depths: ffi::Depths,
     limits: ReadLimits,
@@ -135,7 +135,7 @@ impl Conn {
             let named = named.map_or(u16::MAX, |named| u16::try_from(named).unwrap_or(u16::MAX));
             u16::from(depth).min(named)
         };
-        // The event states them from this side's point of view.
+        // The event states the depths from this side's point of view.
         let peer = ReadLimits {
             responder_resources: least(request.initiator_depth, legacy.map(|legacy| legacy.ird)),
             initiator_depth: least(request.responder_resources, legacy.map(|legacy| legacy.ord)),
@@ -167,7 +167,7 @@ impl Conn {
         self.posted[kind as usize].len() as u32
     }
 
-    /// Returns the number of the memory that contains a piece.
+    /// Returns the number of the mapped memory that contains a piece.
     fn check(&self, sge: Sge) -> Result<usize, FabricError> {
         let number = sge.region.0 as usize;
         let mapped = self.regions.get(number).and_then(Option::as_ref);
@@ -215,7 +215,7 @@ impl Conn {
         Some(wr_id)
     }
 
-    /// Returns whether more work can be posted. `false`: it is only remembered, because the connection is ending.
+    /// Returns whether more work can be posted. `false`: the work is only remembered, because the connection is ending.
     fn may_post(&self) -> Result<bool, FabricError> {
         match self.stage {
             // Work completes in order, and refused work never completes: nothing may be posted after it.
@@ -487,7 +487,7 @@ impl Kernel {
                 };
                 if let Some(conn) = self.conns.get_mut(id) {
                     let reason = match conn.stage {
-                        // The close came first, so it is the reason, whatever has happened since.
+                        // The close came first, so that is the reason, whatever has happened since.
                         Stage::Draining => CloseReason::Local,
                         _ => reason,
                     };
@@ -690,7 +690,7 @@ impl Fabric for Kernel {
             Some(place) => *place = mapped,
             None => conn.regions.push(mapped),
         }
-        // Peers cannot name any of it.
+        // Peers cannot name any of this memory.
         let remote = RemoteAddress {
             token: RemoteToken(0),
             address: 0,

@@ -231,7 +231,7 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // This is the size to which `sdk_alloc` has rounded it up.
+        // `sdk_alloc` has rounded the size up to this.
         let size = match layout.align() {
             ..=8 => layout.size(),
             align => layout.size().max(align).next_power_of_two(),
@@ -332,8 +332,8 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Takes a lock under which nothing can fail. If the engine failed while it is held, the next caller would wait for
-    /// ever.
+    /// Takes a lock under which nothing can fail. If the engine failed while the lock is held, the next caller would
+    /// wait for ever.
     pub(crate) fn always(&self) -> Guard<'_, T> {
         loop {
             if let Ok(guard) = self.lock() {
@@ -443,7 +443,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: it has not been unmapped yet, and its connection still exists.
+        // SAFETY: the mapping has not been unmapped yet, and its connection still exists.
         unsafe { sdk_unmap(self.raw.as_ptr()) }
     }
 }
@@ -453,7 +453,7 @@ impl Drop for Map {
 /// Fills `events` with what has happened; also returns whether there is more.
 pub(crate) fn events(events: &mut [Event]) -> (usize, bool) {
     let mut more = false;
-    // A batch is short.
+    // A batch is short, so its length fits in 32 bits.
     let room = events.len() as u32;
     // SAFETY: `events` has room for `room` events.
     let count = unsafe { sdk_events(events.as_mut_ptr(), room, &mut more) };
@@ -504,7 +504,7 @@ impl Conn {
         unsafe { sdk_conn_close(self.0.as_ptr()) }
     }
 
-    /// Makes its completions wake the process of this file from now on, or, with `None`, run a work item.
+    /// From now on the connection's completions wake the process of this file or, with `None`, run a work item.
     pub(crate) fn own(&self, file: Option<&FileRef>) {
         let file = file.map_or(null_mut(), |file| file.0.as_ptr());
         // SAFETY: as in `request`; C takes a reference of its own.
@@ -596,7 +596,7 @@ pub(crate) fn unlisten() {
 /// A reference to an open file of the device, or to one that was open.
 pub(crate) struct FileRef(NonNull<c_void>);
 
-// SAFETY: C counts the references atomically, and any task may call its functions.
+// SAFETY: C counts the references atomically, and any task may call the functions of C.
 unsafe impl Send for FileRef {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for FileRef {}
@@ -645,7 +645,7 @@ impl FileRef {
         addresses
     }
 
-    /// Returns the number of the process that opened it.
+    /// Returns the number of the process that opened the file.
     pub(crate) fn pid(&self) -> u32 {
         // SAFETY: `self` holds a reference.
         unsafe { sdk_file_pid(self.0.as_ptr()) }
@@ -731,7 +731,7 @@ static DEVICE: AtomicPtr<Device> = AtomicPtr::new(null_mut());
 
 /// Returns the device, if it exists. C calls nothing after `sde_exit`.
 fn device() -> Option<&'static Device> {
-    // SAFETY: it is null or comes from `Box::into_raw`, and only `sde_exit` frees it.
+    // SAFETY: the pointer is null or comes from `Box::into_raw`, and only `sde_exit` frees the device.
     unsafe { DEVICE.load(Ordering::Acquire).as_ref() }
 }
 
@@ -764,7 +764,7 @@ unsafe extern "C" fn sde_stop() {
 unsafe extern "C" fn sde_exit() {
     let device = DEVICE.swap(null_mut(), Ordering::AcqRel);
     if !device.is_null() {
-        // SAFETY: it comes from `Box::into_raw`, and the caller promises that no other entry uses it.
+        // SAFETY: `device` comes from `Box::into_raw`, and the caller promises that no other entry uses it.
         drop(unsafe { Box::from_raw(device) });
     }
 }

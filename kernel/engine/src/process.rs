@@ -117,7 +117,7 @@ impl Process {
         self.id
     }
 
-    /// Returns its process id in the system.
+    /// Returns the system's id of the process.
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.file.pid()).unwrap_or(0)
     }
@@ -279,7 +279,7 @@ impl Process {
     }
 
     fn changed(&self) {
-        // SYNC: pairs with the one in `changes`.
+        // SYNC: pairs with the load in `changes`.
         self.changes.fetch_add(1, Ordering::Release);
     }
 }
@@ -376,7 +376,8 @@ impl Worker for Attached {
     }
 
     fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. A worker submits from a segment only after it was told of the segment.
+        // SYNC: pairs with the increment in `changed`. A worker submits from a segment only after it was told of the
+        // segment.
         self.0.changes.load(Ordering::Acquire)
     }
 }

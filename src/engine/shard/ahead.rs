@@ -10,9 +10,9 @@
 //!   owner   <-- FETCHED, PDU, PDU ... -----+
 //! ```
 //!
-//! This saves the owner a wake-up and the client a round trip through two processes. The owner lends the memory, so it
-//! is bounded, counted and registered like the memory of any RDMA READ. The owner checks the request as always, before
-//! it writes anything, so data that is fetched in vain does no harm.
+//! This saves the owner a wake-up and the client a round trip through two processes. The owner lends the memory, so
+//! this memory is bounded, counted and registered like the memory of any RDMA READ. The owner checks the request as
+//! always, before it writes anything, so data that is fetched in vain does no harm.
 //!
 //! If there is any doubt, the message is delivered as if nothing had been lent. A message waits only for RDMA READs
 //! that its own client serves, so a client that serves them slowly delays only itself.

@@ -72,11 +72,11 @@ pub(super) struct Conn<W> {
     pub(super) authenticated: bool,
     /// How smbd says that file data is protected: one of `protection::*`.
     pub(super) protection: Option<u32>,
-    /// The ClientGuid of its first request.
+    /// The ClientGuid of the connection's first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
     pub(super) held: VecDeque<Held>,
-    /// A copy of its first message, until the owner submits something or the client sends more.
+    /// A copy of the connection's first message, until the owner submits something or the client sends more.
     pub(super) first: Option<Vec<u8>>,
     /// The owner has not been told about the connection, for lack of memory.
     pub(super) info_due: bool,
@@ -84,7 +84,7 @@ pub(super) struct Conn<W> {
     pub(super) claim: Option<Claim<W>>,
     /// Number of submissions that the transport has.
     pub(super) outstanding: u32,
-    /// How many of them are RDMA READs.
+    /// Number of RDMA READs among these submissions.
     pub(super) reads: u32,
     /// Number of messages that the owner has not given back, or has not received yet.
     pub(super) unrecycled: u32,
@@ -93,18 +93,18 @@ pub(super) struct Conn<W> {
     /// Messages, each a buffer and its length, that wait while the first one's data is fetched.
     pub(super) behind: VecDeque<(u64, u32)>,
     pub(super) regions: Regions,
-    /// The charges for its receives, to its owner and to the total.
+    /// The charges for the connection's receives, to its owner and to the total.
     pub(super) receives: Option<[Charge; 2]>,
-    /// The same charges for long lists of descriptors that wait to be posted.
+    /// The charges for long lists of descriptors that wait to be posted, also to the owner and to the total.
     pub(super) descriptors: Option<[Charge; 2]>,
     /// Why the device is ending the connection, if it is.
     pub(super) end: Option<(&'static str, Status)>,
-    /// Its previous owner.
+    /// The connection's previous owner.
     pub(super) last_worker: Option<u32>,
 }
 
-/// The owner's segments that are registered with a connection, by number. They are kept until the connection has ended,
-/// because its fabric may use the memory until then.
+/// The owner's segments that are registered with a connection, by number. The segments are kept until the connection
+/// has ended, because its fabric may use the memory until then.
 #[derive(Debug, Default)]
 pub(super) struct Regions {
     pub(super) send: Vec<Option<(Arc<Segment>, RegionId)>>,

@@ -126,8 +126,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.drop_worker(worker, true);
     }
 
-    /// Forgets a worker and aborts its connections. With `recover`, which requires that it has nothing registered,
-    /// connections that it has not used yet find another worker.
+    /// Forgets a worker and aborts its connections. With `recover`, which requires that the worker has nothing
+    /// registered, connections that it has not used yet find another worker.
     fn drop_worker(&mut self, worker: u32, recover: bool) {
         let Some(id) = self.queue_of.remove(&worker) else {
             return;
@@ -155,7 +155,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Stops accepting connections, and ends each existing one once nothing is under way on it, at `by` at the latest.
+    /// Stops accepting connections, and ends each existing connection once nothing is under way on it, at `by` at the
+    /// latest.
     pub fn stop(&mut self, by: Instant) {
         self.stop_by = Some(self.stop_by.map_or(by, |earlier| earlier.min(by)));
         for listener in core::mem::take(&mut self.listeners) {

@@ -127,7 +127,7 @@ pub struct Shard<F: Fabric, H: Host> {
     fetched_ahead: u64,
     /// When to retry everything that found no memory.
     retry_at: Option<Instant>,
-    /// When to look for idle RECEIVE memory; `None` if none could be taken back.
+    /// When to look for idle RECEIVE memory; `None` if there is none that could be taken back.
     look_at: Option<Instant>,
     /// The time by which all connections must have ended.
     stop_by: Option<Instant>,
@@ -256,7 +256,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.fabric()
     }
 
-    /// Returns the same fabric, to wait on it or to query it.
+    /// Returns the fabric that carries the connections, to wait on it or to query it.
     pub fn fabric_mut(&mut self) -> &mut F {
         self.transport.fabric_mut()
     }
@@ -496,7 +496,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let buffers = self.transport.buffers_mut();
         let (is_wanting, is_short) = (buffers.take_any_wanting(), buffers.take_short());
         if is_wanting {
-            // A worker may have made room without ringing; from now on it has to ring when it does.
+            // A worker may have made room without ringing; from now on it has to ring when it makes room.
             self.activate_all();
         }
         if is_wanting && self.retry_at.is_none() {

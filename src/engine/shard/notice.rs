@@ -21,9 +21,9 @@ pub enum Notice<W> {
     Fault {
         /// The worker's number.
         worker: u32,
-        /// The reason.
+        /// The reason, as a status.
         status: Status,
-        /// The same in words.
+        /// The reason in words.
         why: Why,
     },
     /// The worker with this number takes no more messages: it has gone, or is about to go.
@@ -61,7 +61,7 @@ pub enum Notice<W> {
     Ended {
         /// The registry's record of this end.
         close: Close,
-        /// Its owner.
+        /// The connection's owner.
         worker: Option<W>,
         /// The cause, unless the device itself ended the connection; then [`Close::reason`] is the whole reason.
         cause: Option<CloseReason>,
@@ -116,7 +116,7 @@ pub struct Report<W> {
 /// A connection.
 #[derive(Debug)]
 pub struct ConnReport<W> {
-    /// Its owner, and the owner's number for it.
+    /// The connection's owner, and the owner's number for the connection.
     pub owner: Option<(W, u64)>,
     /// The client's address.
     pub peer: SocketAddr,

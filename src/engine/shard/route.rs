@@ -115,7 +115,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let (peer, login_by) = (conn.peer, conn.since + self.rules.login_timeout);
         let mut route = self.host.registry().route(&client_guid);
         if let Route::Worker(worker) = &route {
-            // The worker has gone or does not read, and is about to be forgotten.
+            // If the worker has gone or does not read, it is about to be forgotten.
             if let Err(Status::Detached | Status::Again) = self.queue(worker) {
                 route = self.host.registry().route_unknown();
             }
@@ -133,8 +133,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Prepares a connection to find another owner, if `worker`, which has gone, has done nothing with it. Returns
-    /// whether it did so.
+    /// Prepares a connection to find another owner if `worker`, which has gone, has done nothing with the connection.
+    /// Returns whether the connection will find another owner.
     pub(super) fn recover(&mut self, id: ConnId, worker: u32) -> bool {
         let status = self.transport.status(id);
         let Some(conn) = self.conns.get_mut(id) else {
@@ -166,7 +166,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
 
     /// Asks the listener to find an owner.
     fn offer(&mut self, id: ConnId, listener: &H::Worker) {
-        // If it has ended, the next event says so.
+        // If the connection has ended, the next event says so.
         let Some(status) = self.transport.status(id) else {
             return;
         };
@@ -261,7 +261,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         let was_dispatched = conn.is_dispatched();
         let before = core::mem::replace(&mut conn.stage, stage);
-        // A worker that claims a token wants the connection now, so it need not be recovered.
+        // A worker that claims a token wants the connection now, so the connection need not be recovered.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
             (_, 1) => conn.held.front().map(|held| held.bytes.clone()),
@@ -323,8 +323,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         Ok(id)
     }
 
-    /// Tells the owner about its connection, and gives it the messages received before, as far as there is memory;
-    /// after that, messages go to it directly.
+    /// Tells the owner about its connection, and gives it the messages received before, as far as there is memory.
+    /// After that, messages go to the owner directly.
     pub(super) fn deliver(&mut self, id: ConnId) {
         let longest_send = self.rules.longest_send;
         let Some(conn) = self.conns.get_mut(id) else {
@@ -337,12 +337,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         if conn.ahead.as_ref().is_some_and(Ahead::is_fetching) {
-            // This message has to come after those that wait for data.
+            // The held messages have to come after those that wait for data.
             return;
         }
         if conn.info_due {
-            // If it has ended, the next event says so. A worker never hears of the end of a connection that was not
-            // announced to it.
+            // If the connection has ended, the next event says so. A worker never hears of the end of a connection that
+            // was not announced to it.
             let Some(status) = self.transport.status(id) else {
                 return;
             };
@@ -376,7 +376,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             };
             // The length of a received message fits in 32 bits.
             let length = held.bytes.len() as u32;
-            // The bytes that are charged for it in heap may be exactly those that its buffer needs.
+            // The bytes that are charged for the message in heap may be exactly those that its buffer in the arena
+            // needs.
             held.charges = None;
             let buffers = self.transport.buffers_mut();
             let Some(buffer) = buffers.put(queue, &held.bytes, Some(id)) else {

@@ -4,7 +4,7 @@
 //! [`admission`](crate::engine::admission)), and how long they may last.
 //!
 //! The limits apply to the connections of all shards together. So the connection that has to end, or the next one to be
-//! offered, may belong to another shard; a notice tells the driver which it is.
+//! offered, may belong to another shard; a notice tells the driver which connection it is.
 
 use core::net::SocketAddr;
 
@@ -97,8 +97,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// Ends the stranger with the largest number of outstanding submissions if strangers together have too many in a
-    /// queue, because a full queue keeps the worker's users waiting. Returns `true` if `id` may submit nothing more: it
-    /// is that stranger, or the others do not end fast enough.
+    /// queue, because a full queue keeps the worker's users waiting. Returns `true` if `id` may submit nothing more,
+    /// because `id` is that stranger or the other strangers do not end fast enough.
     pub(super) fn is_too_much(&mut self, queue: QueueId, id: ConnId) -> bool {
         let is_stranger = |conn: &&Conn<H::Worker>| !conn.authenticated;
         let (Some(queue), Some(_)) = (

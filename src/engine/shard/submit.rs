@@ -26,7 +26,7 @@ use crate::wire::{BufferDescriptorV1, BufferDescriptors};
 /// Maximum number of submissions taken from a queue in one round.
 pub(super) const BATCH: usize = 64;
 
-/// The descriptors of an operation are charged as memory if there are at least this many.
+/// Minimum number of an operation's descriptors that are charged as memory.
 const MANY_DESCRIPTORS: usize = 64;
 
 impl<F: Fabric, H: Host> Shard<F, H> {
@@ -100,7 +100,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let conn = of.conn(number)?;
         let known = conn.and_then(|id| self.conns.get(id));
         if known.is_some_and(|conn| conn.info_due) {
-            // The worker was never given this number, so it can only have guessed it.
+            // The worker was never given this number, so the worker can only have guessed it.
             return Err(Violation::Connection(number));
         }
         let event = match request {
@@ -290,7 +290,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// Returns the transport's name for a piece of the owner's memory. Registers the piece's segment with the
-    /// connection when it is first used there. The peer does not get access to any of it.
+    /// connection when it is first used there. The peer does not get access to any of this memory.
     pub(super) fn register(
         &mut self,
         queue: QueueId,
@@ -356,8 +356,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         let status = self.transport.status(id);
         let assembling = status.is_some_and(|status| status.assembling);
-        // If messages were still held, each transfer would hold them again, and one more. Nor may memory that this
-        // worker has lent go to the next worker.
+        // If messages were still held, each transfer would hold them again, and one more. Memory that this worker has
+        // lent must not go to the next worker, either.
         if !conn.is_idle() || conn.ahead.is_some() || assembling {
             return Ok(Err(Status::Busy));
         }
@@ -372,7 +372,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             },
         };
         if let Some(worker) = &owner {
-            // This is done while the connection still belongs to this worker.
+            // If the new owner cannot have a queue, the connection still belongs to this worker.
             if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
             }

@@ -39,9 +39,10 @@ struct End {
     sends: Direction,
     client: SocketAddr,
     server: SocketAddr,
-    /// The limits that its client asked for, if they are known.
+    /// The limits that the client asked for, if they are known.
     asked: Option<ReadLimits>,
-    /// The other end, if it is in this fabric, too: it captures what this one receives.
+    /// The other end, if it is in this fabric, too. Then the messages for this end are captured when the other end
+    /// sends them.
     peer: Option<ConnId>,
     /// The stream, once the connection is established.
     stream: Option<StreamId>,
@@ -82,7 +83,7 @@ impl End {
         Some((memory.clone(), piece))
     }
 
-    /// Returns the bytes of a piece; none if its region is unknown.
+    /// Returns the bytes of a piece, or no bytes if its region is unknown.
     fn bytes(&self, piece: Sge) -> Vec<u8> {
         self.memory(piece)
             .map_or_else(Vec::new, |(memory, piece)| copied(&memory, piece))

@@ -51,7 +51,8 @@ impl IwarpError {
     }
 }
 
-/// Returns the index of the error in the list of all errors; the bytes above it hold the codes of the peer's Terminate.
+/// Returns a number whose lowest byte is the index of the error in the list of all errors; the bytes above hold the
+/// codes of the peer's Terminate.
 fn encode(error: IwarpError) -> u32 {
     let place = IwarpError::iter().position(|other| discriminant(&other) == discriminant(&error));
     let said = match error {
@@ -76,7 +77,7 @@ mod tests {
     use crate::fabric::WcStatus;
 
     #[test]
-    fn an_error_is_the_same_after_it_was_a_reason() {
+    fn a_close_reason_gives_its_error_back_unchanged() {
         assert!(IwarpError::iter().count() <= 256);
         let terminated = IwarpError::PeerTerminated {
             layer: 1,
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_errors_of_another_provider_are_not_its_own() {
+    fn errors_of_another_provider_are_not_those_of_iwarp() {
         let reason = CloseReason::from(WcStatus(3));
         assert_eq!(IwarpError::of(&reason), None);
         assert_ne!(reason, CloseReason::from(decode(3).unwrap()));

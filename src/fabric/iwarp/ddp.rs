@@ -119,7 +119,7 @@ impl Control {
 pub struct Tagged {
     /// The STag of the receiver's memory.
     pub stag: u32,
-    /// The offset of this segment's payload in that memory; any number, as the receiver chose the base.
+    /// The offset of this segment's payload in that memory. It may be any number, because the receiver chose the base.
     pub offset: u64,
 }
 
@@ -157,8 +157,8 @@ impl Tagged {
 /// The header of an untagged segment after its control bytes (RFC 5041 section 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Untagged {
-    /// The receiver's STag to invalidate, in each segment of a Send with Invalidate (RFC 5040
-    /// section 4.1); in all others it is sent as 0 and ignored.
+    /// The receiver's STag to invalidate, in each segment of a Send with Invalidate (RFC 5040 section 4.1); in all
+    /// other segments this field is sent as 0 and ignored.
     pub invalidate: u32,
     /// The queue number.
     pub queue: u32,

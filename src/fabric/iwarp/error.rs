@@ -3,15 +3,15 @@
 //! The rules of iWARP that a peer can break, and how this side reports that.
 //!
 //! There is one variant for each rule, so that a counter or a log line names the rule that was broken. Each broken rule
-//! ends the connection; if the stream can carry one, a Terminate message reports the rule first
+//! ends the connection; if the stream can carry a Terminate message, such a message reports the rule first
 //! ([`IwarpError::terminate_code`]). The numbers are those of RFC 5040 section 4.8, RFC 5041 section 7.2 and RFC 5044
 //! section 8, which IANA keeps as "RDDP" (RFC 6580).
 
 use super::rdmap::TerminateCode;
 use crate::fabric::regions::AccessFault;
 
-/// A rule of MPA, DDP or RDMAP that the peer broke; or, as [`PeerTerminated`](Self::PeerTerminated), its report that we
-/// broke one; or, as [`LocalRegionGone`](Self::LocalRegionGone), a mistake of our own side.
+/// A rule of MPA, DDP or RDMAP that the peer broke; or, as [`PeerTerminated`](Self::PeerTerminated), the peer's report
+/// that we broke a rule; or, as [`LocalRegionGone`](Self::LocalRegionGone), a mistake of our own side.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, strum::EnumIter, strum::IntoStaticStr, thiserror::Error,
 )]
@@ -112,7 +112,7 @@ pub enum IwarpError {
     /// An RDMA Read Response has another STag, offset or length than its request.
     #[error("an RDMA Read Response does not match its request (RFC 5040 5.2.2)")]
     RdmapReadResponseMismatch,
-    /// Another message began before the last segment of this one.
+    /// Another message began before the last segment of the current one.
     #[error("another message began inside an unfinished one (RFC 5041 5.3)")]
     RdmapInterleaved,
     /// An RDMA Read Request is not one segment with a header of 28 bytes.
@@ -147,8 +147,8 @@ impl IwarpError {
         self.into()
     }
 
-    /// Returns whether one side accessed memory of the other without permission; a peer's report counts only if it
-    /// certainly means that.
+    /// Returns whether one side accessed the other's memory without permission. A peer's report counts only if it
+    /// cannot mean anything else.
     #[must_use]
     pub const fn is_remote_access(self) -> bool {
         matches!(
@@ -172,9 +172,9 @@ impl IwarpError {
     /// Returns the code of our Terminate message for this error; `None` if no Terminate may be sent: during the
     /// handshake there is no RDMAP stream yet, and a Terminate is not answered (RFC 5040 5.4).
     ///
-    /// Rules without a number of their own are reported by the nearest one, or as unspecified.
-    /// [`DdpVersion`](Self::DdpVersion) has one number for tagged and one for untagged segments: this
-    /// is the untagged one; [`Terminate::on_segment`](super::rdmap::Terminate::on_segment) corrects it.
+    /// Rules without a number of their own are reported by the nearest number, or as unspecified.
+    /// [`DdpVersion`](Self::DdpVersion) has one number for tagged and one for untagged segments: this function returns
+    /// the one for untagged segments, and [`Terminate::on_segment`](super::rdmap::Terminate::on_segment) corrects that.
     #[must_use]
     pub const fn terminate_code(self) -> Option<TerminateCode> {
         let (layer, etype, code) = match self {

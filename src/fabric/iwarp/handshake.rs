@@ -102,7 +102,7 @@ pub fn request(offer: Offer) -> Outgoing {
 }
 
 impl Request {
-    /// Checks a request. After an error, it can only be rejected.
+    /// Checks a request. After an error, the request can only be rejected.
     pub fn new(frame: &Frame<'_>) -> Result<Self, IwarpError> {
         if frame.markers {
             return Err(IwarpError::MpaMarkers);
@@ -132,7 +132,7 @@ impl Request {
             ord: agreed.ord,
             control: self.ready_to_receive(),
         });
-        // An enhanced reply does not need legacy depths. If the reply is not enhanced, the peer has no others.
+        // An enhanced reply does not need legacy depths. If the reply is not enhanced, the peer has no other depths.
         let legacy = (enhanced.is_none() && self.legacy.is_some()).then_some(LegacyReadDepths {
             ird: u32::from(agreed.ird),
             ord: u32::from(agreed.ord),
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn own_wish_for_crcs_is_enough() {
+    fn crcs_are_used_if_only_this_side_asks_for_them() {
         let request = Request::new(&frame(FrameKind::Request, depths(1, 1, 0))).unwrap();
         let (reply, agreed) = request.accept(Offer { crc: true, ..OFFER });
         assert!(agreed.crc && reply.crc);
     }
 
     #[test]
-    fn read_depths_are_what_both_can_do() {
+    fn read_depths_are_those_that_both_sides_can_serve() {
         for (peer, ird, ord) in [
             ((1, 0), 1, 1),
             ((8, 40), 32, 8),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn initiator_takes_what_the_reply_allows() {
+    fn initiator_issues_no_more_reads_than_the_reply_allows() {
         let agreed = handle_reply(&frame(FrameKind::Reply, depths(1, 8, 0)), OFFER).unwrap();
         assert_eq!(
             (agreed.ird, agreed.ord, agreed.peer_speaks_first),
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn initiator_refuses_other_replies() {
+    fn initiator_refuses_a_rejection_and_another_revision() {
         assert_eq!(
             handle_reply(&frame(FrameKind::Reply, None), OFFER),
             Err(IwarpError::MpaRevisionMismatch)

@@ -37,7 +37,7 @@
 //!
 //! Everything except `tcp` works without I/O, a clock or an operating system, and allocates nothing after construction.
 //! The codecs turn bytes into values and back, and check once that a value is legal. The queue pair's state machine
-//! judges whether it is allowed *now*. All numbers are big-endian on the wire, except for the CRC.
+//! judges whether a legal value is allowed *now*. All numbers are big-endian on the wire, except for the CRC.
 //!
 //! Markers, MPA revision 0, atomics and immediate data (RFC 7306) are not supported.
 

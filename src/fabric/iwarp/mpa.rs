@@ -82,9 +82,9 @@ impl FrameKind {
 pub struct ReadDepths {
     /// Number of RDMA Read Requests that the sender of the frame serves at a time, 0 to 0x3fff.
     pub ird: u16,
-    /// Number of RDMA Read Requests that it will have outstanding at a time, 0 to 0x3fff.
+    /// Number of RDMA Read Requests that the sender will have outstanding at a time, 0 to 0x3fff.
     pub ord: u16,
-    /// [`PEER_TO_PEER`](Self::PEER_TO_PEER) and the `RTR_` bits; others must not be set.
+    /// [`PEER_TO_PEER`](Self::PEER_TO_PEER) and the `RTR_` bits; other bits must not be set.
     pub control: u16,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     ///
     /// The errors of [`Frame::length`]; [`IwarpError::MpaFrameTooShort`] and [`IwarpError::MpaUnexpectedBytes`] if
-    /// `bytes` is shorter or longer than it says; [`IwarpError::MpaUnsupportedRevision`];
+    /// `bytes` is shorter or longer than that length; [`IwarpError::MpaUnsupportedRevision`];
     /// [`IwarpError::MpaEnhancedTooShort`].
     pub fn parse(kind: FrameKind, bytes: &'a [u8]) -> Result<Self, IwarpError> {
         let length = Self::length(kind, bytes)?.ok_or(IwarpError::MpaFrameTooShort)?;
@@ -299,7 +299,7 @@ impl<'a> Frame<'a> {
 pub struct LegacyReadDepths {
     /// Number of RDMA Read Requests that the sender serves at a time.
     pub ird: u32,
-    /// Number of RDMA Read Requests that it will have outstanding at a time.
+    /// Number of RDMA Read Requests that the sender will have outstanding at a time.
     pub ord: u32,
 }
 
@@ -307,11 +307,11 @@ impl LegacyReadDepths {
     /// Length on the wire, in bytes.
     pub const LENGTH: usize = 8;
 
-    /// Returns the depths in the private data of a frame; `None` if it is something else, which is not an
+    /// Returns the depths in the private data of a frame; `None` if the private data is something else, which is not an
     /// error, because private data may hold anything.
     ///
-    /// Linux before 7.x wrote them little-endian. No depth needs more than 16 bits, so only one of
-    /// the byte orders makes sense, except for zeros.
+    /// Linux before 7.x wrote the depths little-endian. No depth needs more than 16 bits, so only one of the byte
+    /// orders makes sense, except for zeros.
     #[must_use]
     pub fn parse(private_data: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::LENGTH] = private_data.try_into().ok()?;
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_frame_of_another_length_than_it_says() {
+    fn refuses_a_frame_whose_length_is_not_the_one_it_states() {
         assert_eq!(parse_with(19, 13), Err(IwarpError::MpaFrameTooShort));
         assert_eq!(parse_with(19, 11), Err(IwarpError::MpaUnexpectedBytes));
         let short = Frame::parse(FrameKind::Reply, &REPLY[..19]);
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn ignores_reserved_flags_and_those_of_other_frames() {
+    fn ignores_reserved_flags_and_flags_of_other_frames() {
         let mut bytes = REQUEST_7_2;
         bytes[16] = 0x3f;
         let frame = Frame::parse(FrameKind::Request, &bytes).unwrap();
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_write_what_it_would_not_read() {
+    fn does_not_write_frames_that_it_would_not_read() {
         let data = [0; MAX_PRIVATE_DATA + 1];
         let frame = Frame::parse(FrameKind::Reply, &REPLY).unwrap();
         let too_long = Frame {
@@ -612,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_no_other_private_data_for_depths() {
+    fn does_not_mistake_other_private_data_for_depths() {
         assert_eq!(LegacyReadDepths::parse(&[]), None);
         assert_eq!(LegacyReadDepths::parse(&[0; 18]), None);
         assert_eq!(LegacyReadDepths::parse(b"\x20\0\0\0\0\0\0\x01"), None);
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn fills_each_fpdu_up_to_four_bytes() {
+    fn pads_each_fpdu_to_a_multiple_of_four_bytes() {
         assert_eq!([0, 1, 2, 3, 4].map(pad), [2, 1, 0, 3, 2]);
         assert_eq!([0, 1, 2, 3, 4].map(fpdu_length), [8, 8, 8, 12, 12]);
         assert_eq!(fpdu_length(65_535), 65_544);

@@ -26,8 +26,8 @@
 //!                                                     if M         if D         if R
 //! ```
 //!
-//! A Terminate is written as the RFC defines it, but one that arrives is never trusted: it ends the connection whatever
-//! it says. Linux's siw swaps `etype` and `layer` on little-endian hosts, so the text shows both readings.
+//! A Terminate is written as the RFC defines it, but a peer's Terminate is never trusted: it ends the connection,
+//! whatever it says. Linux's siw swaps `etype` and `layer` on little-endian hosts, so the text shows both readings.
 
 use core::fmt;
 
@@ -78,13 +78,13 @@ impl Opcode {
         })
     }
 
-    /// Returns whether its messages go to memory named by an STag, and not to the buffers of a queue.
+    /// Returns whether messages with this opcode go to memory named by an STag, and not to the buffers of a queue.
     #[must_use]
     pub const fn is_tagged(self) -> bool {
         matches!(self, Self::Write | Self::ReadResponse)
     }
 
-    /// Returns whether it is one of the four Sends.
+    /// Returns whether the opcode is one of the four Sends.
     #[must_use]
     pub const fn is_send(self) -> bool {
         matches!(
@@ -93,13 +93,13 @@ impl Opcode {
         )
     }
 
-    /// Returns whether it is a Send that also invalidates an STag.
+    /// Returns whether the opcode is that of a Send that also invalidates an STag.
     #[must_use]
     pub const fn invalidates(self) -> bool {
         matches!(self, Self::SendInvalidate | Self::SendSolicitedInvalidate)
     }
 
-    /// Returns the DDP queue of its messages; `None` for tagged ones (RFC 5040 section 4.2).
+    /// Returns the DDP queue of messages with this opcode; `None` for tagged messages (RFC 5040 section 4.2).
     #[must_use]
     pub const fn queue(self) -> Option<u32> {
         match self {
@@ -347,7 +347,7 @@ impl Terminate {
         terminate
     }
 
-    /// Returns the code that it reports.
+    /// Returns the code that this message reports.
     #[must_use]
     pub const fn code(&self) -> TerminateCode {
         self.code
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_model_and_queue_of_each_opcode() {
+    fn knows_for_each_opcode_the_queue_and_whether_it_is_tagged() {
         for number in 0..8 {
             let opcode = Opcode::parse(number).unwrap();
             assert_eq!(opcode as u8, number);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_a_wrong_version_by_the_model_of_the_segment() {
+    fn reports_a_wrong_version_by_whether_the_segment_is_tagged() {
         let untagged = Terminate::on_segment(code(IwarpError::DdpVersion), 18, b"\x42\x43");
         assert_eq!(
             untagged.code(),
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_terminate_as_the_rfc_has_it() {
+    fn reads_a_terminate_as_the_rfc_defines_it() {
         let received = Terminate::parse(b"\x12\x02\xc0\x00\x00\x26").unwrap();
         assert_eq!(received, code(IwarpError::DdpNoBuffer));
         let error = IwarpError::from(received);
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_what_siw_means_too() {
+    fn also_shows_what_siw_would_mean() {
         let received = Terminate::parse(b"\x21\x02\x03\x00").unwrap();
         assert_eq!(
             received,

@@ -191,7 +191,7 @@ impl Conn {
             }
             Some(length)
         };
-        // The receive's region was deregistered in the meantime, which counts as a missing receive.
+        // If the receive's region was deregistered in the meantime, that counts as a missing receive.
         copied().ok_or((WrError::Flushed, NOT_READY))
     }
 
@@ -203,7 +203,7 @@ impl Conn {
             .ok_or(FabricError::LocalProtection)
     }
 
-    /// Returns the memory of a piece, and the offset of the piece in it; `None` if it was deregistered since.
+    /// Returns the memory of a piece, and the offset of the piece in it; `None` if the memory was deregistered since.
     #[inline]
     fn memory(&self, piece: Piece) -> Option<(&Memory, usize)> {
         Some((self.regions.memory(piece)?, piece.offset as usize))

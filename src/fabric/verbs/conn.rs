@@ -26,7 +26,7 @@ use crate::units::{Instant, RemoteToken};
 pub(super) enum Stage {
     /// The peer's address is being resolved.
     ResolvesAddress(ReadLimits),
-    /// The route to it is being resolved.
+    /// The route to the peer is being resolved.
     ResolvesRoute(ReadLimits),
     /// The peer has been asked for the connection.
     Connecting,
@@ -34,14 +34,14 @@ pub(super) enum Stage {
     Requested {
         /// The peer's own depths, as it named them.
         peer: Depths,
-        /// Whether the peer named them in private data as well; if so, the reply does, too.
+        /// Whether the peer named its depths in private data as well; if so, the reply names ours there, too.
         legacy: bool,
     },
     /// This side has accepted the connection, and the peer has not confirmed it.
     Accepting,
     /// The connection is established.
     Established,
-    /// The owner closed it: posted work is still sent.
+    /// The owner closed the connection: posted work is still sent.
     Draining,
 }
 
@@ -71,8 +71,8 @@ impl Kind {
     }
 }
 
-/// A request for the send queue. Its memory is looked up again when it is posted, and is not found if it was
-/// deregistered in between.
+/// A request for the send queue. Its memory is looked up again when the request is posted, and is not found if the
+/// memory was deregistered in between.
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     kind: Kind,
@@ -114,11 +114,11 @@ pub(super) struct Conn {
     pub(super) stage: Stage,
     pub(super) limits: ReadLimits,
     pub(super) deadline: Option<Instant>,
-    /// Why it has to end, if that is already known.
+    /// Why the connection has to end, if that is already known.
     pub(super) reason: Option<CloseReason>,
     /// Whether work was flushed, so that an event that says why will follow.
     pub(super) is_suspect: bool,
-    /// Whether it is in the list of connections with something to do.
+    /// Whether the connection is in the list of connections with something to do.
     queued: bool,
     /// Whether there may be completions.
     pub(super) has_completions: bool,
@@ -274,7 +274,7 @@ impl Conn {
             return Err(FabricError::QueueFull);
         }
         if let Err(error) = self.endpoint.post_recv(Kind::Recv as u64, piece) {
-            // The queue pair takes no more work: the connection is ending, and this will be flushed.
+            // The queue pair takes no more work: the connection is ending, and this receive will be flushed.
             tracing::debug!(%error, "post_recv");
             self.is_suspect = true;
         }
@@ -303,7 +303,7 @@ impl Conn {
                 Some((slot, length))
             }
         };
-        // A device that cannot invalidate sends a plain SEND: see the module.
+        // A device that cannot invalidate sends a plain SEND: see the module `verbs`.
         let invalidate = invalidate.filter(|_| self.device.sends_invalidate);
         self.posted[Kind::Send as usize].push_back(wr_id);
         self.outgoing.push_back(Queued {
@@ -350,7 +350,7 @@ impl Conn {
         let access = slot.and_then(|slot| slot.access);
         let is_sink = matches!(access, Some(Access::ReadSink | Access::RemoteWrite));
         if self.device.is_iwarp && !is_sink {
-            // iWARP NICs refuse this, and end the connection.
+            // iWARP NICs refuse a READ into other memory, and end the connection.
             return Err(FabricError::LocalProtection);
         }
         if self.posted(Kind::Read) >= most {
@@ -413,7 +413,7 @@ impl Conn {
             memory: queued.memory.map(|(piece, _)| piece),
         });
         if let Err(failed) = self.endpoint.post_send(requests) {
-            // The queue pair takes no more work: an event says why, or time runs out.
+            // The queue pair takes no more work: an event says why, or the wait for the event times out.
             tracing::debug!(error = %failed.error, posted = failed.posted, "post_send");
             self.is_suspect = true;
         }

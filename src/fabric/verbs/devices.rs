@@ -18,7 +18,7 @@ use crate::sys::Memory;
 pub struct DeviceKind {
     /// The name, such as `mlx5_0` or `siw0`.
     pub name: String,
-    /// Whether it speaks iWARP, and so shares TCP's ports; RoCE and InfiniBand have their own.
+    /// Whether the device speaks iWARP, and so shares TCP's ports; RoCE and InfiniBand have ports of their own.
     pub is_iwarp: bool,
 }
 
@@ -82,14 +82,14 @@ pub fn device_of(ip: IpAddr) -> Result<Option<DeviceKind>, FabricError> {
 ///
 /// # Errors
 ///
-/// The system cannot reach it.
+/// The system cannot reach the other address.
 pub fn source_for(address: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0))?;
-    // No datagram goes to port 0.
+    // Datagrams cannot go to port 0.
     let port = if address.port() == 0 {
         9
     } else {

@@ -155,7 +155,7 @@ fn is_missing(error: &io::Error) -> bool {
 /// Returns a peer's READ depths, from its point of view: those on which the connection managers agreed (MPA revision 2,
 /// InfiniBand's REQ), but no more than the peer names in private data, the only source with MPA revision 1.
 fn agree(event: Depths, legacy: Option<LegacyReadDepths>) -> Depths {
-    // The event states them from this side's point of view.
+    // The event states the depths from this side's point of view.
     let peer = Depths {
         responder_resources: event.initiator_depth,
         initiator_depth: event.responder_resources,

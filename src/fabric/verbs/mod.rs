@@ -32,9 +32,9 @@
 //!   devices never do. Most devices, Soft-RoCE among them, refuse to invalidate memory that user space has registered,
 //!   and end the connection: see [`Fabric::regions_may_be_invalidated`].
 //! - A device delivers each asynchronous event once for all of its users in a process, to the `Verbs` that takes it
-//!   first: if a process has two, a connection may end without it, for a less specific reason.
+//!   first: if a process has two of them, a connection may end without the event, for a less specific reason.
 //! - If a peer asks for memory that it may not access, this side learns of it on some devices (RoCE and InfiniBand, by
-//!   an asynchronous event); on others it only sees that the connection ends.
+//!   an asynchronous event); on other devices it only sees that the connection ends.
 
 mod config;
 mod conn;
@@ -307,7 +307,7 @@ impl Fabric for Verbs {
         self.conns.get(conn)?.endpoint.id().local_address()
     }
 
-    /// iWARP devices are the only ones known to allow it for user-space memory.
+    /// iWARP devices are the only ones known to allow invalidation of user-space memory.
     fn regions_may_be_invalidated(&self, conn: ConnId) -> bool {
         let conn = self.conns.get(conn);
         conn.is_some_and(|conn| conn.device.is_iwarp)
@@ -383,7 +383,7 @@ impl Fabric for Verbs {
         let registered = conn.register(memory, access);
         let registered = registered.map_err(|error| devices::not_registered(memory, error));
         let (id, remote) = registered.inspect_err(|error| {
-            // The owner may not report it, but an administrator has to know it; once is enough.
+            // The owner may not report the error, but an administrator has to know of it. One warning is enough.
             if !std::mem::replace(&mut self.has_warned, true) {
                 tracing::warn!("{error}");
             }
@@ -408,7 +408,7 @@ impl Fabric for Verbs {
         let open = self.open(conn)?;
         open.post_recv(wr_id, memory)?;
         if open.is_suspect {
-            // An event will say why it was not taken, or the wait for one times out.
+            // An event will say why the receive was not taken, or the wait for the event times out.
             self.work
                 .extend(self.conns.get_mut(conn).and_then(|open| open.due(conn)));
         }

@@ -14,7 +14,7 @@ use crate::fabric::{CloseReason, ConnId, Event, FabricError, ReadLimits, WcStatu
 
 /// Maximum number of events of the connection manager that are handled in one call.
 const CM_BATCH: usize = 128;
-/// Maximum number of batches of completions of one connection before others have their turn.
+/// Maximum number of batches of completions of one connection before other connections have their turn.
 const COMPLETION_BATCHES: usize = 8;
 /// How long to wait for an event that says why work was flushed.
 const EXPLANATION: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ impl Verbs {
                 }
                 Some(Owner::Listener(_)) => {}
                 Some(Owner::Conn(id)) => self.handle_cm_event(id, &event, events),
-                // Nothing of interest follows any such event.
+                // No event of interest follows any of these.
                 None => drop(self.lingering.remove(&event.key)),
             }
         }
@@ -201,7 +201,7 @@ impl Verbs {
             return self.end(id, CloseReason::Local, events);
         }
         if conn.deadline.is_none() {
-            // The deadline is set here, and not in the call that began it, because only `poll` knows the time.
+            // The deadline is set here, and not in the call that began the stage, because only `poll` knows the time.
             conn.deadline = match conn.stage {
                 Stage::Established if conn.is_suspect => Some(self.now + EXPLANATION),
                 Stage::Established => None,
@@ -266,7 +266,7 @@ impl Verbs {
     }
 
     /// Ends a connection: reports what has completed, flushes everything else, and tells its owner. `answered` means
-    /// that the peer already knows.
+    /// that the peer already knows of the end.
     pub(super) fn end_with(
         &mut self,
         id: ConnId,
@@ -280,7 +280,7 @@ impl Verbs {
         self.forget(id, &conn);
         let gone = reason == CloseReason::DeviceGone;
         if conn.is_up() {
-            // These are messages that arrived before the end.
+            // The completions that are left are of messages that arrived before the end.
             while let Ok(more) = conn.endpoint.poll(&mut self.completed) {
                 for completed in self.completed.drain(..) {
                     events.extend(conn.complete(id, completed));
@@ -380,7 +380,7 @@ fn ask(conn: &mut Conn, limits: ReadLimits) -> std::io::Result<()> {
 
 /// Returns the depths on which both sides have agreed, according to the peer's answer.
 fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
-    // With iWARP the event states the depths from the peer's point of view, otherwise from this side's.
+    // With iWARP the event states the depths from the peer's point of view; with other devices, from this side's.
     let (serves, asks) = match conn.device.is_iwarp {
         true => (
             event.depths.initiator_depth,
@@ -391,7 +391,7 @@ fn agreed(conn: &Conn, own: Depths, event: &CmEvent) -> Depths {
             event.depths.initiator_depth,
         ),
     };
-    // With siw the event repeats the depths that were asked for, but the peer's private data names those that it
+    // With siw, the event repeats the depths that were asked for, but the peer's private data names those that the peer
     // accepted.
     let named = LegacyReadDepths::parse(&event.private_data).filter(|_| conn.device.is_iwarp);
     let least = |depth: u8, named: u32| depth.min(u8::try_from(named).unwrap_or(u8::MAX));

@@ -278,7 +278,7 @@ mod negotiation {
     fn reads_data_before_the_request_as_a_request() {
         let mut endpoint = Endpoint::acceptor(config(), START);
         let result = endpoint.handle_message(START, &message(1, 0, 100, 0));
-        // MinVersion is 255 and MaxVersion is 1: a range that covers nothing.
+        // Read as a request, the data has MinVersion 255 and MaxVersion 1, a range that covers nothing.
         assert_eq!(result, Ok(Received::Negotiate));
         assert_eq!(endpoint.state(), State::Closing);
     }
@@ -286,7 +286,7 @@ mod negotiation {
     #[test]
     fn reads_a_second_request_as_data() {
         let mut endpoint = acceptor(10);
-        // Its MaxReceiveSize of 1,364 is in the place of a data transfer's DataOffset.
+        // The request's MaxReceiveSize of 1,364 is in the place of a data transfer's DataOffset.
         let result = endpoint.handle_message(START, &good_request().emit());
         assert_eq!(
             result,
@@ -328,7 +328,7 @@ mod negotiation {
     }
 
     #[test]
-    fn an_initiator_takes_over_what_was_agreed() {
+    fn an_initiator_takes_over_the_agreed_values() {
         let endpoint = initiator(100);
         assert_eq!(endpoint.send_credits(), Credits(100));
         assert_eq!(
@@ -406,7 +406,7 @@ mod negotiation {
         assert_eq!(
             sent(&mut endpoint, START).credits_granted,
             Credits(19),
-            "all but the reserve"
+            "everything is granted but the reserve"
         );
     }
 
@@ -494,7 +494,7 @@ mod receiving {
     }
 
     #[test]
-    fn ignores_what_stands_behind_a_message_in_memory() {
+    fn ignores_bytes_behind_a_message_in_memory() {
         let mut endpoint = Endpoint::acceptor(config(), START);
         let result = endpoint.handle_head(START, &good_request().emit(), 19);
         assert_eq!(result, Err(ProtocolError::Wire(WireError::TooShort)));
@@ -594,7 +594,7 @@ mod receiving {
     }
 
     #[test]
-    fn ignores_what_arrives_after_the_end() {
+    fn ignores_messages_that_arrive_after_the_end() {
         let mut endpoint = acceptor(10);
         endpoint.close();
         assert_eq!(endpoint.state(), State::Closed);
@@ -710,7 +710,7 @@ mod credits {
         assert!(endpoint.handle_message(START, &empty(1)).is_ok());
         assert!(
             endpoint.poll_transmit(START).is_none(),
-            "nothing to grant with the last one"
+            "there is no receive to grant with the last credit"
         );
         endpoint.handle_receives_posted(1);
         let data = sent(&mut endpoint, START);
@@ -737,7 +737,7 @@ mod credits {
         assert_eq!(
             sent(&mut endpoint, START).credits_granted,
             Credits(1),
-            "at once"
+            "the peer gets a credit at once"
         );
     }
 
@@ -794,7 +794,7 @@ mod credits {
         assert_eq!(
             endpoint.receive_credits(),
             Credits(1),
-            "no more in the response"
+            "the response grants no more than was requested"
         );
         for _ in 0..10 {
             let mut bytes = message(2, 0, 100, 0);
@@ -818,7 +818,7 @@ mod credits {
         assert_eq!(
             (endpoint.receives_posted(), endpoint.receives_wanted()),
             (155, 1),
-            "the reserve, since all of them are granted"
+            "only the reserve is missing, since all receives are granted"
         );
         bytes[0] = 200;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
@@ -828,7 +828,7 @@ mod credits {
         assert_eq!(
             endpoint.receives_wanted(),
             255 - 153,
-            "within what this side may have"
+            "the number is limited to what this side may post"
         );
     }
 
@@ -858,7 +858,7 @@ mod credits {
         let mut bytes = message(1, 0, 100, 0);
         bytes[0] = 10;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
-        // It holds 254 credits and wants 10, but the only send credit needs a receive to grant.
+        // The peer holds 254 credits and wants 10, but the only send credit needs a receive to grant.
         assert_eq!(endpoint.receives_wanted(), 1);
         endpoint.handle_receives_posted(1);
         endpoint.start_message(1, None).unwrap();
@@ -929,7 +929,7 @@ mod strict_peer {
     struct Strict {
         max: u16,
         send: u16,
-        /// Number of credits that it has granted.
+        /// Number of credits that the peer has granted.
         receive: u16,
         /// Number of bytes of requests to send, one for each message.
         queue: u32,
@@ -937,7 +937,7 @@ mod strict_peer {
     }
 
     impl Strict {
-        /// Sends what it can; returns whether it sent anything.
+        /// Sends what the peer can send; returns whether it sent anything.
         fn speak(&mut self, to: &mut Endpoint) -> bool {
             let mut granted = 0;
             let before = self.queue;
@@ -974,7 +974,7 @@ mod strict_peer {
 
         fn hear(&mut self, transmit: &Transmit) {
             let data = read(transmit);
-            self.receive = self.receive.checked_sub(1).expect("it granted that");
+            self.receive = self.receive.checked_sub(1).expect("the peer granted it");
             self.send += data.credits_granted.0;
             self.answers += u32::from(transmit.ends_message);
         }
@@ -1025,7 +1025,7 @@ mod strict_peer {
     }
 
     #[test]
-    fn can_always_be_talked_with() {
+    fn a_strict_peer_never_gets_stuck() {
         for max in 1..=64 {
             for length in [1, 2, 49] {
                 converse(max, length, 10);
@@ -1081,7 +1081,11 @@ mod time {
         assert_eq!(endpoint.handle_timeout(idle), Ok(()));
         let data = sent(&mut endpoint, idle);
         assert_eq!((data.flags, data.data_length()), (1, 0));
-        assert_eq!(endpoint.poll_transmit(idle), None, "it asks once");
+        assert_eq!(
+            endpoint.poll_transmit(idle),
+            None,
+            "this side asks only once"
+        );
         expect_timeout(
             &mut endpoint,
             idle + SECOND * 5,
@@ -1115,7 +1119,7 @@ mod time {
     }
 
     #[test]
-    fn a_message_that_arrives_before_the_question_is_out_makes_it_needless() {
+    fn a_message_that_arrives_before_the_question_is_out_makes_the_question_needless() {
         let mut endpoint = acceptor(10);
         assert!(endpoint.handle_message(START, &empty(10)).is_ok());
         let idle = START + SECOND * 120;
@@ -1125,7 +1129,7 @@ mod time {
     }
 
     #[test]
-    fn the_question_rides_on_a_message_in_progress() {
+    fn the_question_goes_out_with_a_message_in_progress() {
         let mut endpoint = acceptor(10);
         assert!(endpoint.handle_message(START, &empty(10)).is_ok());
         let idle = START + SECOND * 120;
@@ -1170,7 +1174,7 @@ mod time {
         let later = START + SECOND * 1800;
         endpoint.handle_receives_posted(2);
         assert_eq!(sent(&mut endpoint, later).credits_granted, Credits(1));
-        // From now on its silence counts.
+        // From now on the peer's silence counts.
         let idle = endpoint.poll_timeout().unwrap();
         assert!(idle <= later + SECOND * 120);
         assert_eq!(endpoint.handle_timeout(idle), Ok(()));
@@ -1199,7 +1203,7 @@ mod time {
     }
 
     #[test]
-    fn two_sides_without_a_credit_come_to_an_end() {
+    fn two_sides_without_a_credit_end_the_connection() {
         let mut endpoint = acceptor(1);
         // The peer spends its last credit, and grants nothing with it.
         assert!(endpoint.handle_message(START, &empty(0)).is_ok());
@@ -1214,7 +1218,7 @@ mod time {
     }
 
     #[test]
-    fn a_question_is_answered_at_once_and_without_another() {
+    fn a_question_is_answered_at_once_and_without_another_question() {
         let mut endpoint = acceptor(255);
         assert!(
             endpoint
@@ -1261,7 +1265,7 @@ mod time {
             for second in 1..30 {
                 let now = START + SECOND * second;
                 assert_eq!(endpoint.handle_timeout(now), Ok(()));
-                // Neither fragments nor empty messages give it more time.
+                // Neither fragments nor empty messages give the peer more time.
                 remaining -= 1;
                 let fragment = message(1, 0, 1, remaining);
                 assert!(endpoint.handle_message(now, &fragment).is_ok());
@@ -1278,7 +1282,7 @@ mod time {
     }
 
     #[test]
-    fn each_message_has_a_time_of_its_own() {
+    fn each_message_has_its_own_time_limit() {
         let mut endpoint = acceptor(100);
         for minute in 0..10 {
             let now = START + SECOND * 60 * minute;
@@ -1317,14 +1321,14 @@ mod time {
     }
 
     #[test]
-    fn a_peer_that_may_go_on_with_its_message_has_the_time_that_it_had() {
+    fn a_peer_that_may_go_on_with_its_message_has_the_time_that_was_left() {
         let mut endpoint = acceptor(2);
         let begin = message(10, 0, 10, 20);
         assert!(endpoint.handle_message(START, &begin).is_ok());
         let silent = START + SECOND * 10;
         let go_on = message(10, 0, 10, 10);
         assert!(endpoint.handle_message(silent, &go_on).is_ok());
-        // It holds no credit, and there is no memory for its next fragment for 29 s.
+        // The peer holds no credit, and there is no memory for its next fragment for 29 s.
         assert_eq!(endpoint.poll_transmit(silent), None);
         let later = silent + SECOND * 29;
         assert_eq!(endpoint.handle_timeout(later), Ok(()));
@@ -1352,7 +1356,7 @@ mod time {
         endpoint.handle_receives_posted(2);
         let later = START + SECOND * 80;
         assert!(sent(&mut endpoint, later).credits_granted > Credits(0));
-        // From now on it can send.
+        // From now on the peer can send.
         let late = later + SECOND * 30;
         assert_eq!(endpoint.poll_timeout(), Some(late));
         expect_timeout(&mut endpoint, late, ProtocolError::MessageTimeout);
@@ -1381,7 +1385,7 @@ mod time {
         assert_eq!(
             endpoint.poll_timeout(),
             Some(START + SECOND * 120),
-            "idle, not credits"
+            "the deadline is that of the idle timer, not of the credits"
         );
         assert_eq!(endpoint.handle_timeout(START + SECOND * 120), Ok(()));
     }

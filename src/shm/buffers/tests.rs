@@ -104,7 +104,7 @@ fn short_segments_fill_first_so_that_long_ones_stay_empty() {
 }
 
 #[test]
-fn a_segment_goes_once_all_of_it_is_free() {
+fn a_retired_segment_can_be_removed_once_all_its_units_are_free() {
     let mut buffers = Buffers::new(shape(16, 2)).unwrap();
     add(&mut buffers, 2).unwrap();
     add(&mut buffers, 8).unwrap();
@@ -119,7 +119,7 @@ fn a_segment_goes_once_all_of_it_is_free() {
     assert_eq!(buffers.remove(1).unwrap().len(), 8 * UNIT);
     assert_eq!(buffers.allocate(UNIT), Err(AllocateError::Full));
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
-    // A later segment with this number does not mistake it for its own.
+    // A later segment with this number does not mistake the old buffer for its own.
     assert_eq!(add(&mut buffers, 16).unwrap(), 1);
     assert_eq!(buffers.free(buffer), Err(BufferError::AlreadyFreed));
     let new = buffers.allocate(2 * UNIT).unwrap();
@@ -178,7 +178,7 @@ fn tells_a_double_free_from_a_foreign_number() {
 }
 
 #[test]
-fn generations_begin_again_without_a_zero() {
+fn generations_wrap_around_to_1_and_not_to_0() {
     let mut units = Units::new(1, 0);
     units.starts[0].generation = u32::MAX;
     assert_eq!(units.take(1), Some((0, 1)));
@@ -213,7 +213,7 @@ fn slots_are_runs_of_one_unit() {
 }
 
 #[test]
-fn refuses_shapes_that_do_not_go_together() {
+fn refuses_shapes_whose_values_do_not_fit_each_other() {
     let good = shape(64, 4);
     assert!(Buffers::new(good).is_ok());
     for bad in [
@@ -422,7 +422,7 @@ impl Oracle {
 
 proptest! {
     #[test]
-    fn nobody_gets_what_another_has(
+    fn no_two_buffers_in_use_share_a_unit(
         units_per_segment in prop_oneof![8..20u32, 60..70u32, 128..=128u32],
         ops in prop::collection::vec(op(), 0..120),
     ) {

@@ -107,7 +107,7 @@ impl Header {
     pub const SERVER_TO_REDIR: u32 = 0x0000_0001;
     /// Flag: the header is an async one.
     pub const ASYNC_COMMAND: u32 = 0x0000_0002;
-    /// Flag: this element of a compound takes its session, tree and file from the one before.
+    /// Flag: this element of a compound takes its session, tree and file from the element before.
     pub const RELATED_OPERATIONS: u32 = 0x0000_0004;
     /// Flag: the message is signed.
     pub const SIGNED: u32 = 0x0000_0008;
@@ -140,7 +140,7 @@ impl Header {
         self.command.get()
     }
 
-    /// Returns the flags: any of those above, and others.
+    /// Returns the flags: any of the constants above, and others.
     #[must_use]
     pub fn flags(&self) -> u32 {
         self.flags.get()
@@ -207,7 +207,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// As [`Header::parse`], [`WireError::Smb2NextCommandUnaligned`],
+    /// The errors of [`Header::parse`], [`WireError::Smb2NextCommandUnaligned`],
     /// [`WireError::Smb2NextCommandInHeader`], [`WireError::Smb2NextCommandOutOfBounds`].
     pub fn split_first(message: &'a [u8]) -> Result<(Self, Option<&'a [u8]>), WireError> {
         let header = Header::parse(message)?;
@@ -241,7 +241,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// As [`Header::parse`].
+    /// The errors of [`Header::parse`].
     pub fn of_element(bytes: &'a [u8]) -> Result<Self, WireError> {
         let header = Header::parse(bytes)?;
         Ok(Self { header, bytes })
@@ -335,7 +335,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// Returns `bytes` with those at `at` replaced.
+    /// Returns `bytes` with the bytes at `at` replaced by `value`.
     pub(crate) fn with(mut bytes: Vec<u8>, at: usize, value: &[u8]) -> Vec<u8> {
         bytes[at..at + value.len()].copy_from_slice(value);
         bytes
@@ -408,7 +408,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn takes_a_compound_apart() {
+    fn splits_a_compound_into_its_requests() {
         let mut bytes = with(header(Header::READ), 20, &[72]);
         bytes.extend([0xa5; 8]);
         bytes.extend(header(Header::WRITE));
@@ -442,7 +442,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nothing_follows_an_error() {
+    fn no_request_follows_an_error() {
         let bytes = with(header(Header::READ), 20, &[65]);
         let mut requests = Requests::new(&bytes);
         assert!(matches!(requests.next(), Some(Err(_))));
@@ -451,7 +451,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(
+        fn no_bytes_make_the_parser_panic(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..300),
             command in 0u16..10,
             next_command in prop_oneof![Just(0u32), (0u32..40).prop_map(|n| n * 8), any::<u32>()],

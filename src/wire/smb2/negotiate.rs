@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn no_contexts_means_no_offset() {
+    fn without_contexts_the_offset_means_nothing() {
         let bytes = with(message(), 92, &[0xff, 0xff, 0xff, 0xff, 0, 0]);
         let negotiate = NegotiateRequest::parse(request(&bytes)).unwrap();
         assert_eq!(negotiate.contexts().count(), 0);
@@ -300,7 +300,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_has_all_its_dialects_and_contexts(
+        fn an_accepted_request_has_all_its_dialects_and_contexts(
             changes in proptest::collection::vec((64usize..172, any::<u8>()), 0..4),
             length in prop_oneof![Just(172usize), 100usize..172],
         ) {

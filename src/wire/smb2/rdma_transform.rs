@@ -95,8 +95,8 @@ impl<'a> CryptoTransform<'a> {
         (FIXED_LENGTH + self.signature.len() + self.nonce.len()).next_multiple_of(ALIGNMENT)
     }
 
-    /// Writes both structures and `descriptors` to the start of `out`, and returns how many bytes these are, or `None`
-    /// if they do not fit into `out`, if a length does not fit into its field, or if `channel` is
+    /// Writes both structures and `descriptors` to the start of `out`, and returns the number of bytes written, or
+    /// `None` if they do not fit into `out`, if a length does not fit into its field, or if `channel` is
     /// [`Channel::RdmaTransform`]. Use [`Channel::None`] for a READ response, which has no descriptors.
     #[must_use]
     pub fn emit(&self, channel: Channel, descriptors: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_descriptors_is_ignored() {
+    fn bytes_after_the_descriptors_are_ignored() {
         let mut bytes = encrypted();
         bytes.extend(encrypted());
         assert_eq!(error(&bytes), None);
@@ -445,7 +445,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(
+        fn a_transform_that_is_written_is_read_again(
             number in 1u16..=2,
             signature in proptest::collection::vec(any::<u8>(), 0..40),
             nonce in proptest::collection::vec(any::<u8>(), 0..40),
@@ -471,7 +471,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(
+        fn no_bytes_make_the_parser_panic(
             changes in proptest::collection::vec((0usize..72, any::<u8>()), 0..6),
             length in 0usize..=72,
         ) {

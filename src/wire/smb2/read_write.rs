@@ -3,9 +3,9 @@
 //! SMB2 READ Request ([MS-SMB2] 2.2.19) and WRITE Request ([MS-SMB2] 2.2.21), as far as they direct
 //! RDMA: the channel and its buffer descriptors.
 //!
-//! `transfer` is strict: its result can be posted. `token_to_invalidate` is not, because a
-//! client that asked for invalidation relies on it even if its request is refused: otherwise it
-//! would register memory under a token that is still in use, and lose the connection.
+//! `transfer` is strict: its result can be posted. `token_to_invalidate` is not strict, because a client that asked for
+//! invalidation relies on that even if its request is refused: without the invalidation, the client would register
+//! memory under a token that is still in use, and lose the connection.
 //!
 //! The owner has to check whether the dialect allows the channel, and whether the transfer is within the negotiated
 //! sizes.
@@ -742,7 +742,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_can_be_posted(
+        fn an_accepted_transfer_can_be_posted(
             changes in proptest::collection::vec((64usize..128, any::<u8>()), 0..4),
             extra in proptest::collection::vec(any::<u8>(), 0..40),
         ) {

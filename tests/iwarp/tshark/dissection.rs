@@ -93,8 +93,8 @@ fn tshark(name: &str, capture: &[u8], arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Returns the number of FPDUs whose CRC tshark has computed and found good. Only the text output has that, not a
-/// field.
+/// Returns the number of FPDUs whose CRC tshark has computed and found good. Only the text output says that a CRC is
+/// good; there is no field for it.
 pub(crate) fn good_crcs(name: &str, capture: &[u8]) -> usize {
     tshark(name, capture, &["-V"])
         .matches("(Good CRC32)")

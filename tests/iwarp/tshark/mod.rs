@@ -33,7 +33,7 @@ const SEND: u64 = 3;
 const SEND_INVALIDATE: u64 = 4;
 
 const BULK: u32 = 100_000;
-/// The longest FPDUs that fit into a packet of the capture.
+/// Length of the longest ULPDU, in bytes: each FPDU fits into one packet of the capture.
 const MAX_ULPDU: u16 = 16_000;
 
 type Link = Transport<Recorder<Iwarp>, HeapBuffers>;

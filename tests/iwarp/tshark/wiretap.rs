@@ -15,7 +15,7 @@ type Capture = Arc<Mutex<(PcapWriter<Vec<u8>>, StreamId, std::time::Instant)>>;
 
 /// A proxy for one connection.
 pub(crate) struct Wiretap {
-    /// The address to connect to instead.
+    /// The address to connect to instead of the server's.
     pub(crate) address: SocketAddr,
     thread: JoinHandle<Vec<u8>>,
 }

@@ -168,7 +168,7 @@ impl Doorbell for NoBell {
     fn ring(&self) {}
 }
 
-/// Makes memory in `bytes` whose release needs no message.
+/// Makes memory of the `length` bytes at `start`, whose release does nothing.
 ///
 /// # Safety
 ///

@@ -32,7 +32,7 @@ pub(crate) enum Arrival {
 /// A message that is being sent, or that has yet to arrive at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    /// The offset in [`CONTENT`] at which it begins.
+    /// The offset in [`CONTENT`] at which the message begins.
     start: usize,
     message: Message,
     done: u32,
@@ -62,7 +62,7 @@ pub(crate) struct End {
 #[derive(Debug)]
 struct Truth {
     start: Instant,
-    /// Whether this side's negotiate message was sent, and whether the other's was handled.
+    /// Whether this side's negotiate message was sent, and whether the other side's was handled.
     negotiate: [bool; 2],
     send: u32,
     granted: u32,
@@ -77,13 +77,13 @@ struct Truth {
     asked: Option<Instant>,
     /// Whether the keepalive question is still to be sent.
     ask: bool,
-    /// Whether the other end has asked.
+    /// Whether the other end has asked for a message.
     answer: bool,
     starving: Option<Instant>,
     /// The time at which the message in reassembly began, shifted by the time during which its timer stood still, and
     /// its length.
     begun: Option<(Instant, u32)>,
-    /// The time since which this side has kept the other one from sending.
+    /// The time since which this side has kept the other side from sending.
     silent: Option<Instant>,
 }
 
@@ -480,7 +480,7 @@ impl End {
             let low = truth.granted <= (posted.min(allowance) / 4).max(1);
             assert!(
                 !low || ungranted < 2,
-                "the peer is low on credits and was not told of more"
+                "the peer is low on credits and was not granted more"
             );
         }
         self.check();
@@ -508,7 +508,7 @@ impl End {
         assert_eq!(self.endpoint.is_sending(), self.sending.is_some());
     }
 
-    /// Returns the credits that a message on its way to the other end grants, and whether the message costs one.
+    /// Returns the number of credits that a message on its way to the other end costs, and the number that it grants.
     pub(crate) fn cost_and_grant(&self, bytes: &[u8]) -> (u32, u32) {
         match bytes.len() {
             32 if self.side != INITIATOR && u16_at(bytes, 0) == 0x0100 => {

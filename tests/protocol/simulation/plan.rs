@@ -75,7 +75,7 @@ pub(crate) struct Freeze {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     pub(crate) at: Instant,
-    /// Whether each end is told of it by a failed completion.
+    /// Whether each end learns of the cut from a failed completion.
     pub(crate) told: [bool; 2],
 }
 

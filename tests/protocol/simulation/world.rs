@@ -2,9 +2,9 @@
 
 //! The link, the clock, and the order of events.
 //!
-//! A step is one event and everything that its end then sends. After each step: no more messages are on their way to an
-//! end than it has receives posted (otherwise one would be refused: RNR); both ledgers agree with what is on the link;
-//! and nothing that could continue stands still.
+//! A step is one event of an end and everything that this end then sends. After each step: no more messages are on
+//! their way to an end than it has receives posted (otherwise one would be refused: RNR); both ledgers agree with what
+//! is on the link; and nothing that could continue stands still.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -319,7 +319,7 @@ impl World {
         }
     }
 
-    /// Returns the same message, which asks for another number of credits if this side is fickle.
+    /// Returns the message, which now asks for another number of credits if this side is fickle.
     fn fickle(&mut self, side: usize, mut bytes: Vec<u8>) -> Vec<u8> {
         if self.plan.fickle[side] && self.ends[side].cost_and_grant(&bytes).0 == 1 {
             let requested = [1, 2, 3, 10, 255, u16::MAX][self.rng.usize(..6)];
@@ -396,7 +396,7 @@ impl World {
             end.check();
             assert!(
                 self.links[side].len() <= end.posted.len(),
-                "more on the way than posted (RNR)"
+                "more messages are on their way than receives are posted (RNR)"
             );
             // The credits that this end has granted are those that the peer holds, those spent on messages that are on
             // their way or not looked at yet, and those in grants that are on their way to the peer.

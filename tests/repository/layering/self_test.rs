@@ -54,7 +54,7 @@ fn found(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn finds_what_a_module_may_not_use() {
+fn finds_everything_that_a_module_may_not_do() {
     for (name, text) in [
         ("wire/negotiate.rs", "use crate::proto::Endpoint;"),
         ("wire/mod.rs", "use crate::{units::Credits, fabric::Sge};"),
@@ -146,7 +146,7 @@ fn finds_what_a_module_may_not_use() {
 }
 
 #[test]
-fn leaves_alone_what_a_module_may_use() {
+fn accepts_everything_that_a_module_may_do() {
     for (name, text) in [
         (
             "wire/negotiate.rs",
@@ -222,7 +222,7 @@ fn leaves_alone_what_a_module_may_use() {
 }
 
 #[test]
-fn goes_on_reading_behind_the_tests() {
+fn continues_to_read_after_the_tests() {
     assert_eq!(
         found(
             "wire/mod.rs",
@@ -238,7 +238,7 @@ fn goes_on_reading_behind_the_tests() {
 }
 
 #[test]
-fn takes_the_trees_of_use_apart() {
+fn splits_the_trees_of_use_declarations() {
     let here = ["wire".to_owned(), "smb2".to_owned()];
     let text = "use crate::{a::{self, B as C}, d::*}; use super::{super::e, f}; x(self::g::<u8>::h(), T::<u8>::new());";
     let found: Vec<String> = paths(&tokens(text), &here)

@@ -4,11 +4,12 @@
 
 /// A file below `src`.
 pub(crate) struct Source {
-    /// Its name, from `src` on.
+    /// The file's name, from `src` on.
     pub(crate) name: String,
-    /// The path of its module from the root of the crate; the root's own path is empty.
+    /// The path of the file's module from the root of the crate; the root's own path is empty.
     pub(crate) module: Vec<String>,
-    /// Its words and signs, without comments, and without literals except the names of features. `::` is one token.
+    /// The file's words and signs, without comments, and without literals except the names of features. `::` is one
+    /// token.
     pub(crate) tokens: Vec<String>,
 }
 
@@ -38,7 +39,7 @@ impl Source {
         self.without(after_test_attribute)
     }
 
-    /// Returns these tokens without the items that exist only if there is an operating system.
+    /// Returns the tokens of [`code`](Self::code) without the items that exist only if there is an operating system.
     pub(crate) fn code_without_os(&self) -> Vec<String> {
         self.without(|tokens| {
             after_test_attribute(tokens).or_else(|| after_hosted_attribute(tokens))
@@ -244,7 +245,7 @@ pub(crate) fn paths(tokens: &[String], module: &[String]) -> Vec<Vec<String>> {
     let mut read = 0;
     for (n, token) in tokens.iter().enumerate() {
         if n < read {
-            continue; // It is part of a path that began before.
+            continue; // This word is part of a path that began before.
         }
         match token.as_str() {
             "{" => depth += 1,
@@ -281,7 +282,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Recognizes a word that cannot be part of a path; a path may begin after it, even with `::`.
+/// Recognizes a word that cannot be part of a path; a path may begin after the word, even with `::`.
 fn is_keyword(token: &str) -> bool {
     const KEYWORDS: [&str; 10] = [
         "as", "dyn", "else", "for", "if", "impl", "in", "match", "return", "use",

@@ -17,7 +17,7 @@ use super::upper::{self, poison, replies, silence};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The initiator asks for one credit and grants one at a time, and everything works. The same holds if the server has
-/// no more to give and asks for no more.
+/// no more credits to give and asks for no more.
 #[test]
 fn BVT_SmbdCreditMgmt_OperationWithMinimumCredits() {
     let poor = Config {

@@ -15,7 +15,7 @@ use super::upper::{self, poison, replies, silence};
 const SECOND: Duration = Duration::from_secs(1);
 /// A little less than the 120 s of the idle timer.
 const NEARLY_IDLE: Duration = Duration::from_secs(110);
-/// Together with [`NEARLY_IDLE`], a little more than that.
+/// Together with [`NEARLY_IDLE`], a little more than the 120 s.
 const REST: Duration = Duration::from_secs(11);
 
 /// Sends messages of one fragment: the header says exactly what follows.
@@ -63,7 +63,7 @@ fn SmbdDataTransfer_VariableLengthSegment() {
         for length in (0..=128).rev().chain(0..) {
             let (payload, behind) = rest.split_at(rest.len().min(length));
             rest = behind;
-            // This is an offset of data, even though there is none.
+            // The offset is that of data, even though there is no data.
             let header = DataTransfer {
                 data_offset: 24,
                 ..lab.session(id).header(payload.len(), rest.len())
@@ -108,7 +108,7 @@ fn SmbdDataTransfer_SmallLengthSegment() {
     });
 }
 
-/// Bytes around the payload mean nothing, in each fragment and in an empty message.
+/// The server ignores bytes around the payload, in each fragment and in an empty message.
 #[test]
 fn SmbdDataTransfer_Redundancy() {
     const JUNK: [u8; 200] = [0xa5; 200];
@@ -211,7 +211,7 @@ fn SmbdDataTransfer_NegativeParameter_DataOffset_Against8ByteAligned() {
             };
             ends_by(lab, message, &poison(200), "data_offset_unaligned");
         }
-        // That holds even if there is no data to which it could point.
+        // The rule holds even if there is no data to which `DataOffset` could point.
         let message = DataTransfer {
             data_offset: 12,
             ..header(0, 0)
@@ -378,7 +378,7 @@ fn SmbdDataTransfer_NegativeParameter_RemainingDataLength_AgainstFragmentReassem
             let message = header(length, remaining);
             second_fragment_ends(lab, message, "remaining_mismatch");
         }
-        // An empty fragment cannot continue something that was not announced either.
+        // An empty fragment must not change the number of bytes that were announced, either.
         for remaining in [199, 201] {
             second_fragment_ends(lab, header(0, remaining), "remaining_mismatch");
         }
@@ -498,7 +498,7 @@ fn SmbdDataTransfer_IdleConnection_Server() {
 }
 
 /// A server that gets no answer within 5 s ends the connection, even if it had no credit with which to ask. A
-/// connection that answers stays: the witness.
+/// connection that answers, here the witness, stays.
 #[test]
 fn SmbdDataTransfer_IdleConnection_Server_Timeout() {
     with_server(usual(), |lab| {

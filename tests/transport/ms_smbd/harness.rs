@@ -234,7 +234,8 @@ impl Lab {
         self.negotiate_with(id, request, &request.bytes(), 255)
     }
 
-    /// Does the same with other bytes that mean the request, and with `receives` receives.
+    /// Negotiates by sending `bytes`, which mean `request` but may differ from its usual form, and posts `receives`
+    /// receives.
     #[track_caller]
     pub(crate) fn negotiate_with(
         &mut self,
@@ -275,7 +276,7 @@ impl Lab {
         self.ends_as(id, reason, CloseReason::Peer.name());
     }
 
-    /// Expects the same, and that the initiator's fabric reports `at_peer`.
+    /// Expects that the server ends the connection for this reason, and that the initiator's fabric reports `at_peer`.
     #[track_caller]
     pub(crate) fn ends_as(&mut self, id: Id, reason: &'static str, at_peer: &str) {
         self.until(&format!("the end of a connection by {reason}"), |lab| {

@@ -44,7 +44,7 @@ fn SmbdNegotiate_PreferredSendSizeWithZero() {
     with_server(usual(), |lab| prefers(lab, 0, 128));
 }
 
-/// The same holds for a client that prefers less than 128 bytes. From 128 on, it gets what it wants.
+/// A client that prefers less than 128 bytes may send 128 bytes, too. From 128 on, the client gets what it wants.
 #[test]
 fn SmbdNegotiate_PreferredSendSizeLessThan128() {
     with_server(usual(), |lab| {
@@ -80,7 +80,7 @@ fn prefers(lab: &mut Lab, preferred_send_size: u32, expected: u32) {
     lab.echo(id, 3000);
 }
 
-/// Bytes after the 20 of a request, up to 512 in total, mean nothing.
+/// A request is 20 bytes long. The server ignores further bytes, up to a total of 512.
 #[test]
 fn SmbdNegotiate_Redundancy() {
     with_server(usual(), |lab| {
@@ -103,7 +103,11 @@ fn SmbdNegotiate_DisconnectAfterNegotiate() {
             let id = lab.open(&REQUEST);
             lab.disconnect(id);
         }
-        assert_eq!(lab.server.connections().count(), 1, "the witness");
+        assert_eq!(
+            lab.server.connections().count(),
+            1,
+            "only the harness's witness is still connected"
+        );
     });
 }
 
@@ -229,7 +233,7 @@ fn SmbdNegotiate_NegativeParameter_CreditsRequested() {
     });
 }
 
-/// A peer must receive at least 128 bytes at a time; otherwise the connection ends.
+/// A peer must receive at least 128 bytes at a time; if it does not, the connection ends.
 #[test]
 fn SmbdNegotiate_NegativeParameter_MaxReceiveSize() {
     let receives = |max_receive_size| NegotiateRequest {
@@ -247,7 +251,7 @@ fn SmbdNegotiate_NegativeParameter_MaxReceiveSize() {
     });
 }
 
-/// A peer must reassemble at least 128 KiB; otherwise the connection ends.
+/// A peer must reassemble at least 128 KiB; if it does not, the connection ends.
 #[test]
 fn SmbdNegotiate_NegativeParameter_MaxFragmentedSize() {
     let reassembles = |max_fragmented_size| NegotiateRequest {

@@ -17,7 +17,7 @@ use super::messages::{
 
 /// The number of receives, and of SENDs, for which there is memory.
 pub(crate) const SLOTS: u16 = 256;
-/// The bytes for each. The posted receives have the negotiated size.
+/// The number of bytes for each receive and each SEND. The posted receives have the negotiated size.
 const SLOT_SIZE: u32 = 16 * 1024;
 /// The bytes of the receive for the response.
 const FIRST_RECEIVE: u32 = 512;
@@ -55,7 +55,7 @@ pub(crate) struct Session {
     pub(crate) unannounced: u16,
     /// The largest number of receives to post.
     pub(crate) receives: u16,
-    /// Whether it grants credits and answers questions by itself, like an idle client.
+    /// Whether this side grants credits and answers questions by itself, like an idle client.
     pub(crate) answers: bool,
     /// Whether the acceptor has asked for a message.
     asked: bool,

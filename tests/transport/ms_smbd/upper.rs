@@ -2,8 +2,8 @@
 
 //! The upper layer of the acceptor. It does what the first byte of a message asks for.
 //!
-//! It knows what every message must look like, so it notices a wrongly assembled message when the message arrives, not
-//! only in an echo.
+//! This layer knows what every message must look like, so it notices a wrongly assembled message when the message
+//! arrives, not only in an echo.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,7 +14,7 @@ use smbdirect::transport::{Event, HeapBuffers, SendError, Transport};
 
 pub(crate) type Server = Transport<Iwarp, HeapBuffers>;
 
-/// The memory for the replies of one connection: one of the largest, and some small ones.
+/// The memory for the replies of one connection: one reply of the largest size, and some small ones.
 const MEMORY: usize = 2 << 20;
 
 /// Makes a message that is sent back unchanged.

@@ -2,11 +2,11 @@
 
 //! Predicts where payload belongs before its header has arrived.
 //!
-//! RDMA READ responses come in a known order, to known places, in FPDUs of one size except for the last of each. So
-//! while one of them arrives, the places of the next ones are known, and one system call can fill many of them. It is a
-//! forecast: the owner compares it with the places that [`Qp::receive`] then asks for. Bytes that went to the wrong
-//! place are in the sinks of READs that are not complete, which nothing reads yet. An RDMA WRITE has no known length
-//! and so no forecast: the memory after its end may be in use.
+//! RDMA READ responses come in a known order, to known places, in FPDUs of one size except for the last FPDU of each
+//! response. So while one FPDU arrives, the places of the next FPDUs' payload are known, and one system call can fill
+//! many of these places. They are a forecast: the owner compares them with the places that [`Qp::receive`] then asks
+//! for. Bytes that went to the wrong place are in the sinks of READs that are not complete, and nothing reads such
+//! sinks yet. An RDMA WRITE has no known length and so no forecast: the memory after its end may be in use.
 
 use super::Qp;
 use super::receive::{Incoming, Stage};

@@ -89,7 +89,7 @@ pub enum Done {
 /// The end of a work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
-    /// The number with which it was posted.
+    /// The number with which the work request was posted.
     pub wr_id: WrId,
     /// The kind of the work request.
     pub done: Done,
@@ -98,7 +98,7 @@ pub struct Completion {
 /// Why a work request was not posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PostError {
-    /// Its queue is full.
+    /// The queue for this kind of work request is full.
     QueueFull,
     /// The memory does not lie in a registered region.
     LocalProtection,

@@ -20,7 +20,7 @@ pub(super) const STASH: usize =
 /// What [`Qp::receive`] needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It needs more bytes of the stream: it took all that there were.
+    /// The queue pair needs more bytes of the stream: it took all that there were.
     More,
     /// The next bytes of the stream belong in this piece: the owner places some or all of them in [`Qp::memory`], at
     /// once, and calls [`Qp::placed`].
@@ -58,7 +58,7 @@ pub(super) struct Incoming {
     rest: Piece,
     /// Number of bytes of payload in the whole FPDU.
     pub(super) payload_length: u32,
-    /// Whether it does not use a receive, because it is the announced zero-length SEND of RFC 6581 9.
+    /// Whether the FPDU uses no receive, because it is the announced zero-length SEND of RFC 6581 9.
     swallow: bool,
 }
 
@@ -89,7 +89,7 @@ impl<M> Qp<M> {
     ///
     /// # Errors
     ///
-    /// The error names the rule that the peer broke, or is [`IwarpError::LocalRegionGone`]. It ends the connection.
+    /// The error names the rule that the peer broke, or is [`IwarpError::LocalRegionGone`]. Either ends the connection.
     pub fn receive(&mut self, input: &mut &[u8]) -> Result<Step, IwarpError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -159,7 +159,7 @@ impl<M> Qp<M> {
     ///
     /// # Errors
     ///
-    /// As [`Qp::receive`]: the memory may have gone.
+    /// The errors of [`Qp::receive`]: the memory may have gone.
     pub fn target(&mut self) -> Result<Option<Piece>, IwarpError> {
         match self.receive(&mut &[][..])? {
             Step::Place(target) => Ok(Some(target)),
@@ -179,7 +179,8 @@ impl<M> Qp<M> {
     }
 
     /// Returns the length of the largest payload of one FPDU in the message that is arriving or, between two messages,
-    /// in the last one. It shows whether to expect large FPDUs: the last one of a message may be small.
+    /// in the last one. This length shows whether to expect large FPDUs, although the last FPDU of a message may be
+    /// small.
     #[must_use]
     pub const fn segment_length(&self) -> u32 {
         self.segment_length
@@ -191,7 +192,7 @@ impl<M> Qp<M> {
         self.agreed.crc.then_some(self.crc)
     }
 
-    /// Returns whether the stream is between two FPDUs, where a peer ends it if it closes in an orderly way.
+    /// Returns whether the stream is between two FPDUs. A peer that closes in an orderly way ends the stream there.
     #[must_use]
     pub fn is_between_fpdus(&self) -> bool {
         self.stage == Stage::Header && self.stash_length == 0
@@ -570,7 +571,7 @@ fn collect(buffer: &mut [u8], length: &mut usize, wanted: usize, input: &mut &[u
     *length >= wanted
 }
 
-/// Renames an error of a tagged segment that a READ request caused.
+/// Converts an error of a tagged segment, if a READ request caused it, into the READ request's own error.
 const fn as_read_request_error(error: IwarpError) -> IwarpError {
     match error {
         IwarpError::DdpInvalidStag => IwarpError::RdmapInvalidStag,

@@ -37,7 +37,7 @@ pub(super) struct SendWork {
     pub(super) kind: SendKind,
 }
 
-/// The kind of the work. It has no `Option` so that it takes only 40 bytes: each connection has room for many.
+/// The kind of the work. It has no `Option`, so that it takes only 40 bytes, because each connection has room for many.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SendKind {
     Send {
@@ -115,7 +115,7 @@ impl Segment {
 }
 
 impl<M> Qp<M> {
-    /// Returns the next FPDU to send, which then counts as sent; `None` if there is none now.
+    /// Returns the next FPDU to send, which then counts as sent; `None` if there is nothing to send now.
     ///
     /// # Errors
     ///
@@ -290,7 +290,7 @@ impl<M> Qp<M> {
         let mut segment = Segment::new(Opcode::Write, last, payload);
         let tagged = Tagged {
             stag: target.token.0,
-            // Beyond the end of the address space it wraps, and the peer refuses it.
+            // Beyond the end of the address space the offset wraps, and the peer refuses the segment.
             offset: target.address.wrapping_add(u64::from(offset)),
         };
         segment.append(&tagged.emit());

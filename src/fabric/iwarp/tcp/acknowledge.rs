@@ -2,11 +2,11 @@
 
 //! SENDs that the socket took, but that the peer's TCP has not acknowledged.
 //!
-//! An owner may need to know which SENDs have reached its peer's machine, not which its own machine took
+//! An owner may need to know which SENDs have reached its peer's machine, not which SENDs its own machine took
 //! ([`acknowledged_sends`](super::Config::acknowledged_sends)). The kernel says how many bytes of the stream are not
-//! acknowledged, at the cost of a system call. So we ask it when many SENDs wait and we have just heard from the peer,
-//! or when one has waited for a while, but not for each of them. We also ask about a full socket: a peer that takes an
-//! RDMA WRITE slowly must not lose its connection.
+//! acknowledged, at the cost of a system call. So we ask the kernel when many SENDs wait and we have just heard from
+//! the peer, or when a SEND has waited for a while, but not for each SEND. We also ask about a full socket: a peer that
+//! takes an RDMA WRITE slowly must not lose its connection.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -51,13 +51,13 @@ impl Unacknowledged {
         self.held += length;
     }
 
-    /// Returns whether it is worth asking now that we have heard from the peer.
+    /// Returns whether it is worth asking the kernel now that we have heard from the peer.
     pub(super) fn has_many(&self) -> bool {
         self.sends.len() >= MANY || self.held >= LARGE
     }
 
-    /// Returns when to ask, if that has changed. The kernel is asked about a full socket even without SENDs: by itself,
-    /// the socket reports progress only once much of it is free again.
+    /// Returns when to ask the kernel, if that time has changed. The kernel is asked about a full socket even without
+    /// SENDs: by itself, the socket reports progress only once much of it is free again.
     pub(super) fn arm(&mut self, now: Instant, is_full: bool) -> Option<Instant> {
         if self.sends.is_empty() && !is_full {
             return None;
@@ -140,14 +140,22 @@ mod tests {
     }
 
     #[test]
-    fn asks_seldom_and_more_seldom_without_news() {
+    fn asks_seldom_and_without_news_ever_more_seldom() {
         let mut unacknowledged = Unacknowledged::default();
-        assert_eq!(unacknowledged.arm(at(0), false), None, "nothing to ask for");
-        // The distance between the two in the stream does not matter.
+        assert_eq!(
+            unacknowledged.arm(at(0), false),
+            None,
+            "there is nothing to ask about"
+        );
+        // The distance between the two SENDs in the stream does not matter.
         unacknowledged.push(100, 100, WrId(1));
         assert_eq!(unacknowledged.arm(at(0), false), Some(at(20)));
         unacknowledged.push(1 << 30, 100, WrId(2));
-        assert_eq!(unacknowledged.arm(at(5), false), None, "it is noted");
+        assert_eq!(
+            unacknowledged.arm(at(5), false),
+            None,
+            "the question is noted already"
+        );
         assert!(!unacknowledged.has_many());
         let mut now = at(20);
         for wait in [20, 20, 20, 20, 32, 64, 100, 100] {
@@ -162,15 +170,19 @@ mod tests {
         assert_eq!(
             unacknowledged.arm(at(0), false),
             Some(at(20)),
-            "there was news"
+            "after news, the pause is short again"
         );
     }
 
     #[test]
-    fn asks_a_full_socket_whether_it_moves() {
+    fn asks_about_a_full_socket_even_without_sends() {
         let mut unacknowledged = Unacknowledged::default();
         assert_eq!(unacknowledged.arm(at(0), true), Some(at(20)));
-        assert_eq!(unacknowledged.arm(at(5), true), None, "it is noted");
+        assert_eq!(
+            unacknowledged.arm(at(5), true),
+            None,
+            "the question is noted already"
+        );
         unacknowledged.ask_at = None;
         assert!(unacknowledged.acknowledge(100, &mut Vec::new()));
         assert_eq!(unacknowledged.arm(at(20), true), Some(at(40)));
@@ -180,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_sooner_if_there_is_much() {
+    fn asks_sooner_if_much_is_unacknowledged() {
         let mut unacknowledged = Unacknowledged::default();
         unacknowledged.push(100, 100, WrId(1));
         unacknowledged.arm(at(0), false);

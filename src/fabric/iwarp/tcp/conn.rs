@@ -23,17 +23,17 @@ use crate::units::Instant;
 
 /// Maximum number of FPDUs in one system call.
 const BATCH_FPDUS: usize = MAX_IOVECS / fpdu::PIECES;
-/// Number of bytes in one system call, not counting the last FPDU: enough to make its cost small, and few enough that
-/// the bytes over which CRCs were computed are still in the cache.
+/// Number of bytes in one system call, not counting the last FPDU: enough to make the cost of the call small, and few
+/// enough that the bytes over which CRCs were computed are still in the cache.
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_BYTES_WITH_CRC: usize = 1 << 18;
 /// FPDUs with this much payload are received straight into their targets; for smaller ones a copy
 /// costs less than the system calls it saves.
 const DIRECT_BYTES: u32 = 8 * 1024;
-/// Number of bytes moved on one connection, in each direction, before others get their turn.
+/// Number of bytes moved on one connection, in each direction, before other connections get their turn.
 const BUDGET: usize = 4 << 20;
-/// The minimum by which each system call to receive reduces that budget; otherwise a peer could cause a call for every
-/// few bytes.
+/// The minimum by which each system call to receive reduces `BUDGET`, so that a peer cannot cause a call for every few
+/// bytes.
 const CALL: usize = 8 * 1024;
 /// A socket that returns fewer bytes than this, although there was room for more, is empty. socket_wrapper, which
 /// Samba's selftest puts in front of the kernel, moves one packet at a time, which has at least this many bytes if
@@ -44,7 +44,7 @@ const LITTLE: usize = 512;
 pub(super) struct Scratch {
     pub(super) input: Box<[u8]>,
     iovecs: IoVecs,
-    /// Room for the FPDUs of a connection that sends; a connection whose socket is full keeps it.
+    /// Room for the FPDUs of a connection that sends. A connection whose socket is full keeps the room.
     out: VecDeque<OutFpdu>,
 }
 
@@ -71,7 +71,7 @@ pub(super) enum Stage {
     Requested(Request),
     /// The connection is established.
     Established,
-    /// The owner closed it: posted work is still sent.
+    /// The owner closed the connection: posted work is still sent.
     Draining,
 }
 
@@ -322,7 +322,8 @@ impl Conn {
             Ok(()) => {}
             Err(reason) if IwarpError::of(reason).is_some() => return sent,
             Err(_) => {
-                // The peer may have sent a Terminate and closed, and we may not have read its reason yet.
+                // The peer may have sent a Terminate and closed, and we may not have read the reason in the Terminate
+                // yet.
                 return match self.receive(scratch, completions) {
                     Err(reason) if IwarpError::of(&reason).is_some() => Err(reason),
                     _ => sent,
@@ -462,7 +463,7 @@ impl Conn {
         let Some(unacknowledged) = &mut self.unacknowledged else {
             return;
         };
-        // If the system does not say, everything counts as delivered.
+        // If the system does not say how much, everything counts as delivered.
         let rest = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
         if unacknowledged.acknowledge(taken.saturating_sub(rest as u64), completions) {
             self.moved.sends = now;
@@ -532,7 +533,7 @@ impl Conn {
                     completions,
                 )?,
             }
-            // So little means that the socket is empty: later bytes will be announced again, except for the end of the
+            // So few bytes mean that the socket is empty. Later bytes will be announced again, but not the end of the
             // stream if that has already been announced.
             if direct.is_none() && received < room.min(LITTLE) && !self.read_closed {
                 self.readable = false;
@@ -567,7 +568,7 @@ impl Conn {
             }
         }
         vec.push(&terminate);
-        // If the socket does not take it, the peer just sees that the connection ends.
+        // If the socket does not take the Terminate, the peer just sees that the connection ends.
         let _ = vec.send(self.stream.as_fd());
     }
 }
@@ -598,7 +599,7 @@ pub(super) fn parse(
     }
 }
 
-/// Returns the largest ULPDU to send if the owner does not set one: its FPDU fits into one TCP segment.
+/// Returns the largest ULPDU to send if the owner does not set a limit: its FPDU fits into one TCP segment.
 fn ulpdu_of_one_tcp_segment(stream: &TcpStream) -> u16 {
     ulpdu_for_mss(socket2::SockRef::from(stream).tcp_mss().unwrap_or(536))
 }

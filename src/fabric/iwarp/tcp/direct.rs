@@ -8,8 +8,8 @@
 //!   goes to    target                input    where it is expected to belong      input
 //! ```
 //!
-//! The places do not overlap: if the sinks of READs do, the list ends there, because bytes that came first would be
-//! overwritten before they were read.
+//! The places do not overlap: if the sinks of READs overlap, the list ends there, because bytes that came first would
+//! be overwritten before they were read.
 //!
 //! If the framing differs from what was expected, everything that came after it is copied out and parsed in order, as
 //! if it had never been placed.

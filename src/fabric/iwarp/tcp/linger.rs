@@ -20,7 +20,7 @@ use crate::units::Instant;
 
 /// Maximum number of sockets at a time. Further peers are cut off at once.
 const MAX_LINGERING: usize = 1024;
-/// Number of bytes dropped from one socket before others get their turn.
+/// Number of bytes dropped from one socket before other sockets get their turn.
 const BUDGET: usize = 512 * 1024;
 
 slotmap::new_key_type! {
@@ -30,8 +30,8 @@ slotmap::new_key_type! {
 
 pub(super) struct Lingering {
     sockets: SlotMap<LingerId, TcpStream>,
-    /// The sockets by deadline: all linger for the same time. The deadline is `None` until the time is known, as
-    /// closing may begin in a call that does not know it. Sockets that have been closed may still be listed.
+    /// The sockets by deadline: all linger for the same time. The deadline is `None` until the time is known, because
+    /// closing may begin in a call that does not know the time. Sockets that have been closed may still be listed.
     order: VecDeque<(LingerId, Option<Instant>)>,
     time: Duration,
 }
@@ -104,7 +104,7 @@ impl Lingering {
         }
     }
 
-    /// Returns when [`Self::expire`] has something to do; `now` if it has to learn the time.
+    /// Returns when [`Self::expire`] has something to do; `now` if a deadline is still `None`.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
         match self.order.back()? {
             (_, None) => Some(now),

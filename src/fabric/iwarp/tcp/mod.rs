@@ -59,12 +59,12 @@ pub struct Config {
     /// segment, which RNICs expect.
     pub max_ulpdu: Option<u16>,
     /// Whether a SEND ends only once the peer's TCP has acknowledged it, and not as soon as this side's TCP has taken
-    /// it. For SENDs that have not ended at [`Fabric::close`], only the latter is known.
+    /// it. For SENDs that have not ended at [`Fabric::close`], it is only known that this side's TCP has taken them.
     pub acknowledged_sends: bool,
     /// The sizes of each connection's queues, and its number of regions.
     pub depths: Depths,
     /// Maximum number of connections that have not finished the MPA handshake, in total. If there are more, the source
-    /// with the largest number of them loses its oldest one.
+    /// with the largest number of them loses its oldest connection.
     pub max_pending: usize,
     /// The same limit for each source address (each /64 with IPv6).
     pub max_pending_per_source: usize,

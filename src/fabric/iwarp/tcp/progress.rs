@@ -24,7 +24,7 @@ use crate::fabric::{
 use crate::sys::ACCEPT_PAUSE;
 use crate::units::Instant;
 
-/// Maximum number of connections taken from a listener before others get their turn.
+/// Maximum number of connections taken from a listener before other sockets get their turn.
 const ACCEPT_BATCH: usize = 64;
 
 impl Iwarp {
@@ -126,7 +126,7 @@ impl Iwarp {
         };
         conn.queued = false;
         if conn.deadline.is_none() {
-            // The deadline is set here, and not in the call that began it, because only `poll` knows the time.
+            // The deadline is set here, and not in the call that began the stage, because only `poll` knows the time.
             conn.deadline = match conn.stage {
                 Stage::Established => None,
                 Stage::Draining => Some(self.now + self.config.drain_timeout),
@@ -199,7 +199,7 @@ impl Iwarp {
         if conn.awaits_acknowledgement() {
             conn.ask_acknowledged(self.now, &mut self.completions);
             if matches!(conn.stage, Stage::Draining) {
-                // The socket continues to send them, but we no longer check.
+                // The socket continues to send these SENDs, but we no longer check whether the peer acknowledges them.
                 let rest = std::iter::from_fn(|| conn.flush_unacknowledged());
                 self.completions.extend(rest);
             }
@@ -227,7 +227,7 @@ impl Iwarp {
         self.discard(id, conn);
     }
 
-    /// Asks what is acknowledged on connections whose SENDs have waited for it.
+    /// Asks what is acknowledged on connections whose SENDs, or full sockets, have waited long enough.
     pub(super) fn ask_acknowledged(&mut self, events: &mut Vec<Event>) {
         while let Some(&Reverse((at, id))) = self.questions.peek() {
             if at > self.now {
@@ -308,7 +308,7 @@ fn reset(stream: TcpStream) {
     }
 }
 
-/// The error of the oldest work of each kind, if that was the reason for the end; all other work is flushed.
+/// The error of the oldest work of each kind, if this error was the reason for the end; all other work is flushed.
 struct FlushErrors {
     recv: WrError,
     read: WrError,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Identifies the socket to which an event of the poll belongs: holds the keys of the three maps in one number.
+//! Identifies the socket to which an event of the poll belongs, by one number for the keys of all three maps.
 
 use mio::Token;
 use slotmap::{Key, KeyData};

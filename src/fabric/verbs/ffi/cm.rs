@@ -187,11 +187,11 @@ pub(in super::super) struct Device {
     /// The name, such as `mlx5_0` or `siw0`.
     pub(in super::super) name: String,
     pub(in super::super) is_iwarp: bool,
-    /// Whether it can carry out a SEND that invalidates (`IBV_DEVICE_MEM_MGT_EXTENSIONS`).
+    /// Whether the device can carry out a SEND that invalidates (`IBV_DEVICE_MEM_MGT_EXTENSIONS`).
     pub(in super::super) sends_invalidate: bool,
     pub(in super::super) max_qp_wr: u32,
     pub(in super::super) max_cqe: u32,
-    /// Maximum numbers of RDMA READs that it serves, and that it has outstanding, at a time.
+    /// Maximum numbers of RDMA READs that the device serves, and that it has outstanding, at a time.
     pub(in super::super) max_depths: Depths,
 }
 
@@ -213,8 +213,8 @@ impl std::fmt::Debug for CmId {
 
 impl Drop for CmId {
     fn drop(&mut self) {
-        // SAFETY: `self` owns it; its events are acknowledged as they are taken, and the queue pair that depends on it
-        // is owned by a value that ends before it.
+        // SAFETY: `self` owns the identifier, whose events are acknowledged as they are taken, and the queue pair that
+        // depends on the identifier is owned by a value that ends before it.
         let result = unsafe { abi::rdma_destroy_id(self.id.as_ptr()) };
         if let Err(error) = check(result) {
             tracing::debug!(%error, "rdma_destroy_id");
@@ -243,7 +243,7 @@ impl CmId {
         })
     }
 
-    /// Returns the number that names it in events.
+    /// Returns the number that names the identifier in events.
     pub(in super::super) fn key(&self) -> usize {
         self.id.addr().get()
     }
@@ -372,7 +372,7 @@ impl CmId {
         let device = NonNull::new(device).ok_or_else(no_device)?;
         // SAFETY: as for the context, which has the device.
         let device = unsafe { device.as_ref() };
-        // SAFETY: it consists of numbers, for which zeros are valid.
+        // SAFETY: the structure consists of numbers, for which zeros are valid.
         let mut attributes: abi::ibv_device_attr = unsafe { std::mem::zeroed() };
         // SAFETY: the context is as above; the call writes `attributes`.
         let result = unsafe { abi::ibv_query_device(context.as_ptr(), &raw mut attributes) };
@@ -413,7 +413,7 @@ fn parameters(depths: Depths, private_data: &[u8]) -> io::Result<abi::rdma_conn_
         initiator_depth: depths.initiator_depth,
         flow_control: 0,
         retry_count: RETRY_COUNT,
-        // SMB Direct never sends a message for which there is no receive; a peer that does ends the
+        // SMB Direct never sends a message for which there is no receive; a peer that sends such a message ends the
         // connection.
         rnr_retry_count: 0,
         srq: 0,

@@ -50,7 +50,7 @@ pub(in super::super) enum Operation {
 /// A piece of a region.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Piece {
-    /// The number that [`Endpoint::register`] gave it.
+    /// The number that [`Endpoint::register`] gave the region.
     pub(in super::super) region: usize,
     pub(in super::super) offset: u32,
     pub(in super::super) length: u32,
@@ -69,7 +69,7 @@ pub(in super::super) struct WorkRequest {
 /// An error: some work requests were not posted.
 #[derive(Debug)]
 pub(in super::super) struct PostFailed {
-    /// How many were posted, before the one that failed.
+    /// Number of work requests that were posted before the one that failed.
     pub(in super::super) posted: usize,
     pub(in super::super) error: io::Error,
 }
@@ -100,7 +100,7 @@ pub(in super::super) struct AsyncEvent {
 
 /// A connection with its queue pair, its protection domain and its registrations.
 pub(in super::super) struct Endpoint {
-    // These are in the order in which they end: see `into_id`.
+    // The objects are in the order in which they end: see `into_id`.
     qp: Qp,
     cq: Cq,
     channel: CompletionChannel,
@@ -261,7 +261,7 @@ impl Endpoint {
             },
             element: event.element.addr(),
         };
-        // SAFETY: it is acknowledged once, and before its object ends.
+        // SAFETY: the event is acknowledged once, and before its object ends.
         unsafe { abi::ibv_ack_async_event(&raw mut event) };
         Some(taken)
     }
@@ -280,7 +280,7 @@ impl Endpoint {
     ) -> io::Result<usize> {
         let access = abi::IBV_ACCESS_LOCAL_WRITE
             | match access {
-                // If the peer has to write to a sink, `open_sink` lets it write only to that.
+                // If the peer has to write to a sink, `open_sink` lets it write only to that sink.
                 Access::Local | Access::ReadSink => 0,
                 Access::RemoteRead => abi::IBV_ACCESS_REMOTE_READ,
                 Access::RemoteWrite => abi::IBV_ACCESS_REMOTE_WRITE,
@@ -426,7 +426,7 @@ impl Endpoint {
             } => {
                 request.opcode = abi::IBV_WR_SEND_WITH_INV;
                 request.invalidate_rkey = key;
-                // siw's provider reads it here.
+                // siw's provider reads the key here.
                 request.rkey = key;
             }
             Operation::Write { address, key } => {
@@ -465,7 +465,7 @@ impl Endpoint {
     }
 
     /// Takes the notifications that have arrived, so that the descriptor is no longer readable. Returns whether there
-    /// were any: if so, [`Self::arm`] asks for the next.
+    /// were any: if so, [`Self::arm`] asks for the next notification.
     pub(in super::super) fn take_notifications(&mut self) -> bool {
         let before = self.cq.unacknowledged;
         loop {
@@ -499,7 +499,7 @@ impl Endpoint {
         // SAFETY: the identifier keeps the context, and the provider's functions in it do not change.
         let poll_cq = unsafe { self.context.as_ref() }.ops.poll_cq;
         let room = self.completions.as_mut_ptr();
-        // SAFETY: the completion queue is of this context, and there is room for `BATCH` of them.
+        // SAFETY: the completion queue is of this context, and there is room for `BATCH` completions.
         let count = unsafe { poll_cq(self.cq.cq.as_ptr(), BATCH as c_int, room) };
         let count = usize::try_from(count).map_err(|_| io::Error::other("ibv_poll_cq failed"))?;
         completed.extend(self.completions.iter().take(count).map(|wc| Completed {

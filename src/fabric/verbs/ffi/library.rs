@@ -3,8 +3,8 @@
 //! Loads the two libraries only when they are needed, so that the same program runs on machines with and without RDMA
 //! devices.
 //!
-//! They are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs an object that
-//! comes from a channel, so their functions are loaded whenever they can be called.
+//! The libraries are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs an
+//! object that comes from a channel, so their functions are loaded whenever they can be called.
 
 use std::io;
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_library_that_is_missing_is_named_with_the_package_that_has_it() {
+    fn the_error_names_a_missing_library_and_its_package() {
         let error = open("libsmbdirect-of-nobody.so.1").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let text = error.to_string();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_is_missing_is_named() {
+    fn the_error_names_a_missing_function() {
         let library = open("libc.so.6").unwrap();
         // SAFETY: the type is that of getpid.
         let found = unsafe { symbol::<unsafe extern "C" fn() -> i32>(library, "getpid") };

@@ -5,7 +5,7 @@
 //!
 //! Each object that the libraries make is owned by one value and ends with it, in the order that the libraries require:
 //! events are acknowledged as they are taken, a queue pair ends before its completion queue and its memory regions,
-//! those before their protection domain, and all of them before the identifier that names the device. Every address
+//! these end before their protection domain, and all of them before the identifier that names the device. Every address
 //! that a device is given lies in a [`Memory`] that is held until its registration has ended.
 //!
 //! Both libraries may be called from any thread; the values here may move between threads, but threads do not share

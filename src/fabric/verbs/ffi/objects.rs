@@ -51,7 +51,7 @@ impl Mr {
     }
 
     fn fields(&self) -> Option<&abi::ibv_mr> {
-        // SAFETY: the library made it and changes none of its fields.
+        // SAFETY: the library made the region and changes none of its fields.
         self.mr.as_ref().map(|mr| unsafe { mr.as_ref() })
     }
 
@@ -85,7 +85,7 @@ impl Drop for Mr {
         let Some(mr) = self.mr else {
             return;
         };
-        // SAFETY: `self` owns it.
+        // SAFETY: `self` owns the registration.
         let result = unsafe { abi::ibv_dereg_mr(mr.as_ptr()) };
         if result != 0 {
             // The device may continue to write there, so the memory must never be reused.
@@ -101,7 +101,7 @@ impl fmt::Debug for Mr {
     }
 }
 
-/// A queue pair of an identifier, which [`Endpoint`](super::Endpoint) holds longer.
+/// A queue pair of an identifier. [`Endpoint`](super::Endpoint) holds the identifier longer.
 pub(super) struct Qp {
     pub(super) qp: NonNull<abi::ibv_qp>,
     id: *mut abi::rdma_cm_id,
@@ -137,7 +137,7 @@ impl Cq {
 impl Drop for Cq {
     fn drop(&mut self) {
         self.acknowledge();
-        // SAFETY: `self` owns it; the queue pair that used it has ended.
+        // SAFETY: `self` owns the queue; the queue pair that used it has ended.
         ended("completion queue", unsafe {
             abi::ibv_destroy_cq(self.cq.as_ptr())
         });
@@ -152,7 +152,7 @@ unsafe impl Send for CompletionChannel {}
 
 impl Drop for CompletionChannel {
     fn drop(&mut self) {
-        // SAFETY: `self` owns it; the completion queue that used it has ended.
+        // SAFETY: `self` owns the channel; the completion queue that used it has ended.
         let result = unsafe { abi::ibv_destroy_comp_channel(self.0.as_ptr()) };
         ended("completion channel", result);
     }
@@ -166,7 +166,7 @@ unsafe impl Send for Pd {}
 
 impl Drop for Pd {
     fn drop(&mut self) {
-        // SAFETY: `self` owns it; the queue pair and the regions in it have ended.
+        // SAFETY: `self` owns the domain; the queue pair and the regions in it have ended.
         ended("protection domain", unsafe {
             abi::ibv_dealloc_pd(self.0.as_ptr())
         });

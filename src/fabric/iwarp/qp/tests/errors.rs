@@ -342,7 +342,7 @@ fn an_fpdu_that_breaks_a_rule_is_placed_nowhere() {
 }
 
 #[test]
-fn the_failed_segment_is_there_for_a_terminate() {
+fn the_failed_segment_is_kept_for_a_terminate() {
     let (mut end, _) = victim();
     assert_eq!(end.qp.failed_segment(), (0, &[][..]));
     let bytes = write(WRITE, TOKEN, ADDRESS + 100, b"payload");
@@ -358,7 +358,7 @@ fn the_failed_segment_is_there_for_a_terminate() {
 }
 
 #[test]
-fn a_wrong_crc_is_an_error_wherever_the_bits_are() {
+fn a_wrong_crc_is_an_error_wherever_the_flipped_bit_is() {
     for place in 0..4 {
         let agreed = Agreed {
             crc: true,
@@ -395,7 +395,7 @@ fn is_of_the_queue_pair(error: IwarpError) -> bool {
         | IwarpError::MpaRevisionMismatch
         | IwarpError::MpaUnexpectedBytes
         | IwarpError::MpaFrameTooShort
-        // Each connection has its own table, so tokens of others are as invalid as any number.
+        // Each connection has its own table, so tokens of other connections are as invalid as any other number.
         | IwarpError::DdpStagNotAssociated => false,
         IwarpError::MpaCrc
         | IwarpError::DdpVersion
@@ -435,7 +435,7 @@ fn each_error_of_the_queue_pair_is_provoked_by_some_test() {
             error.name()
         })
         .collect();
-    // The tests above, and those of regions, provoke these.
+    // The tests above, and those in `regions.rs`, provoke these.
     provoked.extend([
         IwarpError::MpaCrc.name(),
         IwarpError::LocalRegionGone.name(),

@@ -291,7 +291,7 @@ impl Pair {
         pair
     }
 
-    /// Returns the end that acts, and the other one.
+    /// Returns the end that acts, and the other end.
     fn ends(&mut self, client_acts: bool) -> (&mut End, &mut End) {
         match client_acts {
             true => (&mut self.client, &mut self.server),

@@ -44,7 +44,7 @@ fn a_responder_is_silent_until_the_initiator_has_spoken() {
 }
 
 #[test]
-fn a_responder_that_closes_sends_once_the_initiator_has_spoken() {
+fn a_closed_responder_sends_posted_work_once_the_initiator_has_spoken() {
     let responder = Agreed {
         peer_speaks_first: true,
         ..AGREED
@@ -73,13 +73,13 @@ fn expects_ready_to_receive() -> (End, Region) {
 }
 
 #[test]
-fn the_ready_to_receive_send_is_swallowed() {
+fn the_ready_to_receive_send_uses_no_receive() {
     let (mut server, buffer) = expects_ready_to_receive();
     let ready = fpdu(&[&untagged([0x41, 0x43], 0, 0, 1, 0)]);
     server.receive(&ready, 100).unwrap();
     assert_eq!(server.send_all(), [SEND], "now the responder may send");
     server.qp.post_recv(WrId(2), buffer.all()).unwrap();
-    // A second one is a message without bytes.
+    // A second empty SEND is an ordinary message without bytes.
     for (msn, id) in [(2, 2), (3, 3)] {
         let empty = fpdu(&[&untagged([0x41, 0x43], 0, 0, msn, 0)]);
         let _ = server.qp.post_recv(WrId(3), buffer.all());
@@ -92,7 +92,7 @@ fn the_ready_to_receive_send_is_swallowed() {
 }
 
 #[test]
-fn a_message_that_ends_empty_is_not_taken_for_the_ready_to_receive() {
+fn a_message_whose_last_fpdu_is_empty_is_not_taken_for_the_ready_to_receive() {
     let (mut server, buffer) = expects_ready_to_receive();
     server.qp.post_recv(WrId(2), buffer.all()).unwrap();
     let begin = fpdu(&[&untagged([0x01, 0x43], 0, 0, 1, 0), b"data"]);
@@ -171,7 +171,7 @@ fn reads_wait_for_their_turn_and_complete_in_order() {
 }
 
 #[test]
-fn reads_that_wait_hold_nothing_up() {
+fn waiting_reads_do_not_hold_up_other_work() {
     let mut client = End::new(Agreed { ord: 1, ..AGREED }, 1440);
     let region = client.register(100, Access::Local);
     let there = region.remote;
@@ -185,7 +185,7 @@ fn reads_that_wait_hold_nothing_up() {
 }
 
 #[test]
-fn without_depth_no_read_is_sent() {
+fn no_read_is_sent_if_none_may_be_outstanding() {
     let mut client = End::new(Agreed { ord: 0, ..AGREED }, 1440);
     let region = client.register(100, Access::Local);
     let there = region.remote;
@@ -298,7 +298,7 @@ fn after_closing_posted_work_goes_out_and_nothing_comes_in() {
         .qp
         .post_read(WrId(4), region.all(), buffer.remote)
         .unwrap();
-    // This is in the middle of an incoming message.
+    // The client is closed in the middle of an incoming message.
     server
         .qp
         .post_send(WrId(5), b"", Some(buffer.sge(0, 500)), None)

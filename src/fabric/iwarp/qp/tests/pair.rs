@@ -159,7 +159,7 @@ fn an_invalidation_revokes_the_region_and_is_reported() {
 }
 
 #[test]
-fn an_owner_may_know_only_its_own_limits() {
+fn an_owner_cannot_post_more_than_memory_and_queues_hold() {
     let mut end = End::new(AGREED, 1440);
     let region = end.register(10, Access::Local);
     let post = super::super::PostError::TooLong;

@@ -10,7 +10,8 @@ use super::*;
 /// Both ends' completions of each kind, and the contents of their memories.
 type Outcome = ([Vec<(u64, Done)>; 2], [Vec<Vec<u8>>; 2]);
 
-/// Posts the work that `work` stands for at both ends, and runs it with the stream cut by `cuts`.
+/// Posts the work for which `work` is the seed at both ends, and carries it out while `cuts`, another seed, decides how
+/// the streams are cut.
 fn outcome(work: u64, cuts: u64) -> Outcome {
     let mut rng = fastrand::Rng::with_seed(work);
     let max_ulpdu = *rng.choice(&[128, 600, 1440, 65_532]).unwrap();
@@ -157,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn no_stream_reaches_other_memory(
+    fn no_stream_of_fpdus_reaches_memory_that_it_may_not_reach(
         fpdus in vec(prop_oneof![8 => some_fpdu(), 1 => vec(any::<u8>(), 0..100)], 0..12),
         (ready, silent) in any::<(bool, bool)>(),
         piece in 1..700_usize,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests regions that have gone when their turn comes, and others that have taken their numbers.
+//! Tests work whose regions have gone when its turn comes, while other regions have taken their
+//! numbers.
 
 use super::*;
 
-/// Deregisters a region and registers others until its place is taken again.
+/// Deregisters a region, and registers others until one of them has its place.
 fn replace(end: &mut End, gone: &Region) -> Vec<Region> {
     end.deregister(gone);
     let mut others = Vec::new();

@@ -14,7 +14,7 @@ fn negotiate_request(crc: [u8; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn takes_and_makes_the_first_fpdu_of_linux() {
+fn reads_and_makes_the_first_fpdu_of_a_linux_client() {
     for (crc, bytes) in [
         (false, negotiate_request([0; 4])),
         (true, negotiate_request([0xe3, 0x96, 0x9c, 0x3a])),
@@ -45,7 +45,7 @@ fn takes_and_makes_the_first_fpdu_of_linux() {
 }
 
 #[test]
-fn without_agreement_on_crcs_they_are_sent_as_zero_and_not_looked_at() {
+fn without_agreement_crcs_are_sent_as_zero_and_not_checked() {
     let mut server = End::new(AGREED, 1440);
     let buffer = server.register(20, Access::Local);
     server.qp.post_recv(WrId(2), buffer.all()).unwrap();

@@ -75,7 +75,7 @@ fn fpdus_fit_into_one_tcp_segment() {
 }
 
 #[test]
-fn goes_on_wherever_the_socket_was_full() {
+fn sending_goes_on_wherever_the_socket_was_full() {
     for crc in [false, true] {
         let whole = {
             let (mut conn, peer) = pair(crc, 128);
@@ -104,7 +104,7 @@ fn goes_on_wherever_the_socket_was_full() {
 }
 
 #[test]
-fn a_terminate_follows_what_is_missing_of_an_fpdu() {
+fn a_terminate_follows_the_rest_of_a_begun_fpdu() {
     let terminate = |error: IwarpError| {
         let terminate = Terminate::new(error.terminate_code().unwrap());
         fpdu::terminate_fpdu(&terminate, false)
@@ -231,7 +231,7 @@ fn a_send_ends_when_the_peer_has_acknowledged_it_not_when_the_socket_has_taken_i
     assert!(conn.out.is_empty(), "the socket has taken everything");
     assert_eq!(ended, []);
     conn.ask_acknowledged(Instant::ZERO, &mut ended);
-    assert!(ended.len() < 4, "the peer's buffer does not hold it");
+    assert!(ended.len() < 4, "the peer's buffer does not hold all bytes");
     assert!(conn.awaits_acknowledgement());
     let mut rest = conn.position as usize;
     let mut bytes = vec![0; 64 * 1024];
