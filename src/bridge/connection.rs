@@ -466,7 +466,7 @@ impl Connection {
             }
             (Link::Gone, output) => {
                 if output == Output::Open {
-                    // This reason says more than that the server closed.
+                    // This reason says more than the earlier one, which is that the server closed.
                     self.end = Some(End::DoesNotRead);
                 }
                 self.give_up(cx);

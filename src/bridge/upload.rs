@@ -246,7 +246,7 @@ impl Upload {
     fn make_room(&mut self) -> Next {
         let rest = self.end - self.start;
         if self.in_window == 0 && (rest == 0 || self.end == WINDOW) && self.start > 0 {
-            // This is at most a small message, or the beginning of a large one.
+            // The rest is at most a small message, or the beginning of a large one.
             let moved = self.window.copy_to(self.start, &self.window, 0, rest);
             debug_assert!(moved.is_ok(), "both lie in the window");
             (self.start, self.end) = (0, rest);
