@@ -13,7 +13,7 @@
 
 static struct scene scene;
 
-/* The call is legal, so its result shows that its structure was understood. */
+/* A call with these parameters succeeds, which shows that the structure was understood. */
 static void legal_parameters(struct smbdirect_parameters *parameters)
 {
 	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
@@ -489,7 +489,8 @@ static void arrays(void)
 		};
 	}
 	/*
-	 * The third is illegal: two are accepted, and a call that begins with the third says why.
+	 * The third message is illegal: two are accepted, and a call that begins with the third says
+	 * why.
 	 */
 	pdus[2].more[1] = 1;
 	expect(SMBDIRECT_OK,
@@ -541,7 +542,7 @@ static void addresses(struct smbdirect_device *device)
 	check(memcmp(&found[1], nothing, sizeof(nothing)) == 0);
 }
 
-/* The listener allows no address, then this one twice, then all. */
+/* The listener allows the daemon's address twice, then no address, then all. */
 static void allowed_addresses(void)
 {
 	struct smbdirect_allowed_address allowed[2];

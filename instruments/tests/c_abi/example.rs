@@ -35,7 +35,7 @@ fn echo(mut peer: Peer, client: u8) {
     for n in 0..200 {
         assert!(peer.receive() == message(n), "{n}");
     }
-    // This is more than the memory that a worker may have at a time.
+    // Together, these messages are longer than the memory that a worker may have at a time.
     let long = vec![client; 1 << 20];
     for _ in 0..20 {
         peer.queue(&long).expect("room");
