@@ -173,8 +173,8 @@ fn main() -> ExitCode {
     let maker = Maker::new().expect("memory");
     assert!(maker.is_here());
     assert!(fork(|| !maker.is_here()), "the child is another process");
-    assert!(fork(|| fork(|| !maker.is_here())), "and so is a child's");
-    assert!(maker.is_here(), "the parent is not");
+    assert!(fork(|| fork(|| !maker.is_here())), "a grandchild as well");
+    assert!(maker.is_here(), "the parent is the maker");
 
     let (near, device) = SeqSocket::pair().expect("descriptors");
     let channel = SocketChannel::new(near).expect("descriptors");
