@@ -118,7 +118,7 @@ impl Kernel for Pipe {
 /// Returns the numbers of the calls that were made since the last time.
 fn made(mut calls: &UnixStream) -> Vec<u32> {
     let mut bytes = Vec::new();
-    // This ends with WouldBlock.
+    // The read ends with WouldBlock.
     let _ = calls.read_to_end(&mut bytes);
     bytes
         .chunks_exact(4)

@@ -82,7 +82,7 @@ impl MessageBuffers for Buffers {
         source_offset: usize,
         length: usize,
     ) {
-        // This appends, because the header is already there.
+        // The bytes are appended, because the header is already there.
         self.heap
             .fill(&mut buffer.bytes, offset, source, source_offset, length);
     }

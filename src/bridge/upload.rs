@@ -27,7 +27,7 @@ const WINDOW: usize = 256 << 10;
 const LARGE: usize = 64 << 10;
 /// Nothing more is read while more bytes than this are being sent.
 const LIMIT: usize = 2 << 20;
-/// The same limit in messages, which is less than a transport queues.
+/// Nothing more is read while this many messages are being sent; a transport queues more than that.
 const MESSAGES: usize = 128;
 /// Memory of large messages that is kept for later ones: the number of pieces, and the bytes of the largest.
 const SPARES: usize = 2;

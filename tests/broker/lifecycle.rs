@@ -173,7 +173,7 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     let mut late = Raw::connect(scene.path());
     let answer = late.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.status(), Status::Stopping);
-    // Its first request has not been answered yet.
+    // The client's first request has not been answered yet.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     worker.recycle(&pdu);

@@ -350,7 +350,7 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
 #[test]
 fn messages_that_a_worker_does_not_take_leave_memory_for_the_messages_of_others() {
     let scene = Scene::with(|config| {
-        // So many segments are much more than all the memory.
+        // So many segments would need much more than all the memory.
         config.memory.receive.max_segments = 24;
         config.memory_limit = 10 << 20;
     });

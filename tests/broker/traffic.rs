@@ -168,7 +168,7 @@ fn either_side_may_disconnect() {
     worker.expect(event::SENT);
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!((gone.conn, status), (conn, Status::ClosedLocally));
-    // Both are answered with the true reason, which is that they are too late.
+    // Both operations are too late, and the message is answered with FLUSHED.
     worker.disconnect(conn);
     worker.send_pdu(conn, 2, b"late");
     let (sent, status) = worker.expect(event::SENT);

@@ -419,7 +419,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     let buffer = handle.allocate(1).expect("room");
     assert_ne!(buffer.number, buffers[0].number);
     assert_eq!(handle.free(buffers[0].number), Err(Status::NoBuffer));
-    // The same holds for segments for messages, once the sent messages have gone.
+    // Segments for messages go back in the same way, once the sent messages have gone.
     send(&mut handle, 3, b"x").expect("room");
     device.reclaim(region::SEND, 0, 0);
     assert_eq!(events(&mut handle), []);

@@ -386,7 +386,7 @@ static int32_t call_conn_info(void *info)
 
 static int32_t call_request_transfer(void *transfer)
 {
-	/* This READ request lies within the message. */
+	/* A READ request of one byte, whose data goes in a message. */
 	static const uint8_t request[64 + 49] = {
 		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_READ, [64] = 49, [68] = 1,
 	};
@@ -449,7 +449,7 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, expect_event(scene.worker, SMBDIRECT_EVENT_SENT).status);
 	/* The structure was read as a whole, because the descriptors are checked last. */
 	reads(&operation, sizeof(operation), call_rdma, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT);
-	/* This causes an event. */
+	/* The reply to this call is an event. */
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
 	writes(sizeof(struct smbdirect_event), call_get_events);
 	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);

@@ -171,7 +171,7 @@ static void untrusted(struct scene *scene)
 
 	(void)scene;
 	if (geteuid() != 0) {
-		/* This process cannot act as another user. */
+		/* Without root, this process cannot act as another user. */
 		return;
 	}
 	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/smbdirect-untrusted-%d", (int)getpid());

@@ -483,7 +483,7 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		worker->had_connection = true;
 		memcpy(worker->client_guid, event->info.client_guid,
 		       sizeof(worker->client_guid));
-		/* Its clients send no SESSION_SETUP. */
+		/* The clients of the tests send no SESSION_SETUP. */
 		done(smbdirect_conn_set_authenticated(worker->device, event->conn));
 		break;
 	case SMBDIRECT_EVENT_PDU:

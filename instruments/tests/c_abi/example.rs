@@ -61,7 +61,7 @@ pub(crate) fn serves(program: &Path) {
     for client in clients {
         client.join().expect("served");
     }
-    // Its children end with their clients, and the parent with the device.
+    // The program's children end with their clients, and the parent with the device.
     let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
     daemon.wait_for_status(left);
     daemon.stop();

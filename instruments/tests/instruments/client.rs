@@ -260,9 +260,9 @@ fn memory_needs_smb_direct_and_an_unused_port_is_refused() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
-    let error = Connection::tcp(address, Config::new([1; 16])).expect_err("nobody there");
+    let error = Connection::tcp(address, Config::new([1; 16])).expect_err("no server there");
     assert!(error.to_string().contains("over TCP"), "{error}");
-    let error = Connection::smb_direct(address, Config::new([1; 16])).expect_err("nobody there");
+    let error = Connection::smb_direct(address, Config::new([1; 16])).expect_err("no server there");
     assert!(
         error
             .to_string()

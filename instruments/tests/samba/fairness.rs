@@ -226,7 +226,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
         crowd.push(thread::spawn(move || {
             let mut message = vec![0xfe; 1_000_000];
             message[1..4].copy_from_slice(b"SMB");
-            // This fails when the relay ends, or because a stranger may not send so much.
+            // Sending fails when the relay ends, or because a stranger may not send so much.
             let _ = stranger.send_bytes(&message);
         }));
         relays.push(relay);

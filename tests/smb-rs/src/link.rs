@@ -123,7 +123,7 @@ impl Link {
                 }
                 Event::Sent { cookie, .. } => {
                     if let Some((_, region)) = self.sending.remove(&cookie) {
-                        // This fails if the connection and its registrations are gone.
+                        // Deregistering fails if the connection and its registrations are gone.
                         let _ = self.transport.deregister(self.conn, region);
                     }
                 }

@@ -245,7 +245,7 @@ fn more_clients_than_are_allowed_are_turned_away() {
         || server.connections() == 1,
         || "the connection is still there".to_owned(),
     );
-    // Its place is free once the bridge knows that the server has closed.
+    // The client's place is free once the bridge knows that the server has closed.
     bridge.wait_for_log("closed by the client;");
     bridge.client().echo(b"c");
     b.echo(b"b");
