@@ -228,7 +228,7 @@ impl Connection {
     }
 
     /// Makes the header of a request, with its signature. `next_command`: where the next request of a compound begins;
-    /// 0 in the last one.
+    /// 0 in the last request.
     fn head(
         &self,
         request: &Request<'_>,

@@ -56,7 +56,7 @@ pub(crate) enum Stage {
     Attached,
 }
 
-/// A connection of the client, at the same index in the client's list as in this one.
+/// A connection of the client. It has the same index in `Exchange::conns` as in the client's list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conn {
     /// Its owner, and the connection's index in the owner's list, once the owner has looked.
