@@ -199,7 +199,7 @@ fn reads_in_messages_wait_until_earlier_responses_free_memory() {
         let file = client.open("file");
         let length = 1 << 20;
         let length = length - 4096;
-        // The responses exceed what the device holds for messages of one process, and the client does not take them yet.
+        // The responses exceed what the device holds for messages of one process, and the client does not take them.
         let ids: Vec<u64> = (0..32)
             .map(|n| {
                 let read = Read::inline(file, n << 20, length).request(client.tree);

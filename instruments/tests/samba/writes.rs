@@ -201,7 +201,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
     assert!(disk(&server, "file") == old);
     let response = client.direct.call(&good.request(client.tree));
     assert_eq!(
-        response.expect("it was good").written().expect("a WRITE"),
+        response.expect("a legal WRITE").written().expect("a WRITE"),
         8192
     );
     assert!(disk(&server, "file")[..8192] == data[..8192]);
