@@ -726,8 +726,8 @@ struct smbdirect_buffer {
 };
 
 /**
- * Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0
- * selects the device's own value, and a larger value is reduced to that.
+ * Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects the device's own
+ * value, which also replaces a larger value.
  */
 struct smbdirect_parameters {
   /**
@@ -841,7 +841,7 @@ struct smbdirect_session {
    */
   uint32_t type_size;
   /**
-   * 0 registers it for this process; 1 removes it.
+   * 0 registers the client or session for this process; 1 removes this registration.
    */
   uint32_t remove;
   /**
@@ -1083,9 +1083,8 @@ int32_t smbdirect_device_versions(struct smbdirect_device *device,
 void smbdirect_device_free(struct smbdirect_device *device);
 
 /**
- * Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events
- * has run out of events, it is readable for as long as there may be more. The caller must neither read
- * nor close it.
+ * Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events has run out
+ * of events, the descriptor is readable for as long as there may be more. The caller must neither read nor close it.
  *
  * - Owns: the device owns the descriptor.
  * - Threads: one at a time.
@@ -1101,7 +1100,7 @@ int32_t smbdirect_device_event_fd(struct smbdirect_device *device,
                                   int32_t *fd_out);
 
 /**
- * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If that is less than
+ * GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If this number is less than
  * `count`, there are no more events now, and the event descriptor becomes readable when there are.
  *
  * Whenever the event descriptor is readable, call this until it returns fewer events than it was asked for. Waking
@@ -1321,7 +1320,8 @@ int32_t smbdirect_device_set_addresses(struct smbdirect_device *device,
 /**
  * Listeners only: tells the device what smbd knows about a client, even one that uses only TCP. The device shows the
  * note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
- * answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
+ * answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores the
+ * note.
  *
  * - Owns: everything is copied.
  * - Threads: one at a time.
@@ -1399,7 +1399,7 @@ int32_t smbdirect_device_decline(struct smbdirect_device *device,
 
 /**
  * Writes the addresses on which clients reach the device, for FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5).
- * They are those known when the caller last took an event. `*count_out` says how many there are, at most
+ * These are the addresses known when the caller last took an event. `*count_out` says how many there are, at most
  * SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
  * SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
  *
@@ -1460,7 +1460,7 @@ int32_t smbdirect_conn_disconnect(struct smbdirect_device *device,
 
 /**
  * Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA whose session
- * is registered, the buffer is long enough, and nothing else is under way, the data is fetched before
+ * is registered, if the buffer is long enough, and if nothing else is under way, the device fetches the data before
  * SMBDIRECT_EVENT_PDU announces the request; the event then names the buffer, and the caller need not fetch anything.
  * In all other cases requests come as usual, and the buffer stays lent. One buffer can be lent for each connection; a
  * longer one replaces a shorter one.

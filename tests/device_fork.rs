@@ -118,7 +118,7 @@ impl Kernel for Pipe {
 /// Returns the numbers of the calls that were made since the last time.
 fn made(mut calls: &UnixStream) -> Vec<u32> {
     let mut bytes = Vec::new();
-    // This ends with WouldBlock.
+    // The read ends with WouldBlock.
     let _ = calls.read_to_end(&mut bytes);
     bytes
         .chunks_exact(4)
@@ -173,8 +173,8 @@ fn main() -> ExitCode {
     let maker = Maker::new().expect("memory");
     assert!(maker.is_here());
     assert!(fork(|| !maker.is_here()), "the child is another process");
-    assert!(fork(|| fork(|| !maker.is_here())), "and so is a child's");
-    assert!(maker.is_here(), "the parent is not");
+    assert!(fork(|| fork(|| !maker.is_here())), "a grandchild as well");
+    assert!(maker.is_here(), "the parent is the maker");
 
     let (near, device) = SeqSocket::pair().expect("descriptors");
     let channel = SocketChannel::new(near).expect("descriptors");

@@ -12,8 +12,8 @@ cd "$(dirname "$0")/.." || exit 1
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 export RUSTFLAGS=${RUSTFLAGS:-}
 
-# Makes sure that what `cargo <subcommand>` needs is there. If this cargo is Debian's, it is in a package; otherwise it
-# is a part of the toolchain or is missing.
+# Makes sure that the component for `cargo <subcommand>` is installed. Debian has a package for each component; other
+# toolchains contain the component or lack it.
 cargo_component() {
     local subcommand=$1 package=$2 suffix= version
     cargo "$subcommand" --version >/dev/null 2>&1 && return 0
@@ -42,7 +42,7 @@ step_setup() {
         [ -e "${pair%%:*}" ] || missing+=("${pair##*:}")
     done
     [ -n "$(aspell dump dicts 2>/dev/null | grep -x en)" ] || missing+=(aspell-en)
-    # Without this, cargo cannot fetch crates.
+    # Without these certificates, cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
         echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, rdma-core: all there"
@@ -81,8 +81,9 @@ rdma_core_headers() {
     skipped "the layout of rdma-core's types: needs libibverbs-dev and librdmacm-dev"
 }
 
-# Tests the ring in shared memory in every order of loads and stores that the memory model allows. It is optimized,
-# because otherwise it takes minutes, and built separately, because the flag also affects its dependencies.
+# Tests the ring in shared memory in every order of loads and stores that the memory model allows. The test is
+# optimized, because otherwise it takes minutes. It has a target directory of its own, because `--cfg loom` also affects
+# its dependencies.
 ring_in_every_order() {
     echo "-- the ring's model"
     RUSTFLAGS="$RUSTFLAGS --cfg loom" cargo test --locked --release --target-dir target/loom --no-default-features \
@@ -109,8 +110,8 @@ step_release() {
     for name in broker conformance device device_fork engine iwarp iwarp_hostile memory no_alloc protocol ring transport; do
         tests+=(--test "$name")
     done
-    # The packages decide the features of the crates that they share. All of them are built here, so that later steps
-    # do not build these crates again with others.
+    # The features of a crate depend on which packages are built together. All packages are built here, so that later
+    # steps do not build the shared crates again with other features.
     cargo test --locked --release --workspace --lib "${tests[@]}"
 }
 
@@ -199,8 +200,8 @@ step_library() {
     built=$(tools/build.sh library) && ls -l "$built"/libsmbdirect.*
 }
 
-# Checks that a directory of another name and another cargo home lead to the same bytes: of the library, and with ALL=1
-# of the programs, too.
+# Checks that a build in another directory, with another cargo home, makes the same library, byte for byte. With ALL=1,
+# it also checks the programs.
 step_reproducible() {
     local other status
     other=$(mktemp -d)
@@ -330,7 +331,8 @@ build_ahead() {
         esac
     done
     [ -n "$work" ] || return 0
-    # Use a process group, to end all of it. A session of its own would get as much processor time as this one.
+    # Use a process group, so that all of the build can be ended. A session of its own would get as much processor time
+    # as this session.
     set -m
     nice -n 19 bash -c "$work" >/dev/null 2>&1 </dev/null &
     ahead=$!
@@ -351,7 +353,7 @@ main() {
         skipped=$((skipped + $(grep -c '^SKIPPED: ' "$log")))
         outdated+=$(grep '^OUTDATED: ' "$log")$'\n'
         printf -v table '%s%-14s %5d s\n' "$table" "$name" $((SECONDS - began))
-        # Only after setup has installed the compilers.
+        # The builds need the compilers that setup installs.
         [ "$name" != setup ] || build_ahead "${@:3}"
     done
     printf '\n%s' "$table"

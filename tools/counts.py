@@ -4,8 +4,8 @@
 system calls, sleeps and instructions.
 
 Counts hardly depend on how fast a machine is and what else it does. tests/counts.toml has the expected counts. If a
-count is more than a tenth above, this fails; if it is clearly below, this says so, so that the gain can be recorded
-there. docs/performance.md explains how to read the counts.
+count is more than a tenth above the expected one, this fails; if it is clearly below, this says so, so that the gain
+can be recorded there. docs/performance.md explains how to read the counts.
 
 Requests go one at a time, by RDMA, and smbdirectd does not poll. The cost of a connection does not count.
 """
@@ -40,7 +40,8 @@ OPERATIONS_IN_CALLGRIND = 300
 # The function that smbd calls once for each request.
 REQUEST = "smbd_smb2_request_dispatch"
 NAMES = CALLS, SLEEPS, INSTRUCTIONS = "calls", "sleeps", "instructions"
-# A count fails above this part of its threshold. It is a gain below this part, if it also saves at least half a call.
+# A count above ABOVE times its threshold fails. A count below BELOW times its threshold is a gain, if it is also at
+# least GAIN below the threshold.
 ABOVE, BELOW, GAIN = 1.10, 0.95, 0.5
 
 
@@ -160,7 +161,7 @@ def instructions(bench, case, number):
     in total."""
     dump = ["vgdb", f"--pid={bench.device}", f"--vgdb-prefix={bench.root}/vgdb", "dump"]
     files = bench.root / "callgrind"
-    # What smbdirectd did before does not belong to this run.
+    # Discard what smbdirectd did before this run.
     subprocess.run(dump, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
     for file in files.iterdir():
         file.unlink()
@@ -180,9 +181,9 @@ def count_instructions(root, options):
     """Returns the instructions per operation of each program in each case.
 
     For smbd, this is the least number between one request and the next: callgrind makes everything so slow that smbd
-    hands most of the operations to threads. smbdirectd has no such place, so its instructions in a run of N operations
-    are subtracted from those in a run of 2 N. They vary with how often smbdirectd finds something to do before it
-    sleeps.
+    hands most of the operations to threads. smbdirectd has no place that marks a request, so its instructions in a run
+    of N operations are subtracted from those in a run of 2 N. They vary with how often smbdirectd finds something to do
+    before it sleeps.
     """
     smbd_server.PATIENCE = 300
     (root / "callgrind").mkdir(parents=True)

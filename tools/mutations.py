@@ -37,7 +37,7 @@ class Samba:
             "XDG_CACHE_HOME": str(caches / "smbdirect/mutations"),
             "CCACHE_DIR": os.environ.get("CCACHE_DIR", str(caches / "smbdirect/ccache")),
         }
-        # This restores lib/smbdirect; the files of Samba are restored below.
+        # The build restores lib/smbdirect; the files of Samba are restored below.
         subprocess.run(["tools/samba.sh", "build"], cwd=ROOT, env=self.environment, check=True)
         path = subprocess.run(["tools/samba.sh", "path"], cwd=ROOT, env=self.environment, check=True,
                               capture_output=True, text=True)

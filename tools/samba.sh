@@ -36,7 +36,7 @@ cd "$(dirname "$0")/.."
 
 release=${BASE:-4.22}
 series=samba-patches/v${release/./-}
-# The suite of Debian 13 that has it
+# The suite of Debian 13 that has this release
 case $release in
 4.22) suite=trixie ;;
 4.24) suite=trixie-backports ;;

@@ -63,7 +63,7 @@ def stop(child):
 
 
 def kill(child):
-    """Ends it at once, without a warning."""
+    """Ends a program, and what is left of its session, at once and without a warning."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Counts the system calls and the sleeps of processes with tracefs, Linux's own record of events.
 
-strace would not do: a process that ptrace stops at each call takes many times as long for it. So when it looks, other
-things have happened, and it sleeps and wakes others at other times. An event of tracefs takes well below a microsecond.
+strace would not do: a process that ptrace stops at each call takes many times as long for it. So when the
+process looks for work, it finds other work than usual, and it sleeps and wakes other processes at other times. An event
+of tracefs takes well below a microsecond.
 
 Needs root, the machine's own process namespace (tracefs does not know the process numbers of others), and a kernel with
 CONFIG_FTRACE_SYSCALLS, as distributions build it.
@@ -106,7 +107,7 @@ class Tracing:
         self.write("tracing_on", 1)
 
     def stop(self):
-        """Returns what they have done since then, in order: pairs of a process and the system call it made, or SLEEP.
+        """Returns what the processes have done since `start`, in order: pairs of a process and its call, or SLEEP.
 
         SLEEP means that a thread waits: getrusage(2) calls this a voluntary context switch.
         """

@@ -84,7 +84,7 @@ fn main() {
     let time = Duration::from_secs_f64(seconds.unwrap_or(if quick { 0.1 } else { 1.0 }));
     let json = args.iter().any(|arg| arg == "--json");
 
-    // If no name is given, all of them run.
+    // If no name is given, all measurements run.
     let names = ["operations", "stream", "idle"];
     let is_named = |name: &str| args.iter().any(|arg| arg == name);
     let wants = |name| is_named(name) || !names.into_iter().any(is_named);

@@ -86,7 +86,7 @@ impl Paired {
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().expect("nobody panicked")
+        self.shared.lock().expect("no thread panicked")
     }
 }
 
@@ -206,7 +206,7 @@ impl Fabric for Paired {
 
     fn poll_timeout(&self) -> Option<Instant> {
         if let Some(client) = &self.client {
-            // Whatever waits for the other side also makes this one run.
+            // Whatever waits for the other side also makes this side run.
             let fabric = client.poll_timeout();
             return fabric.or_else(|| self.shared().timeout());
         }

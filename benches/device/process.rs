@@ -180,7 +180,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Makes it look for events for a while before it sleeps.
+    /// Makes the worker look for events for a while before it sleeps.
     pub(crate) fn looks_for(&mut self, time: Duration) {
         self.busy_poll = time;
     }
@@ -271,7 +271,7 @@ pub(crate) fn share_eventfds(args: &[&str]) -> (Process, EventFd, EventFd) {
     (process, there, back)
 }
 
-/// Receives them: the other side of [`share_eventfds`].
+/// Receives the eventfds: the other side of [`share_eventfds`].
 pub(crate) fn receive_eventfds(path: &Path) -> [OwnedFd; 2] {
     let socket = SeqSocket::connect(path).expect("the first process");
     wait_readable(socket.as_fd(), None).expect("poll");

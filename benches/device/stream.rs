@@ -132,7 +132,7 @@ impl End {
         }
     }
 
-    /// Sends a message, from memory that it registers for it.
+    /// Sends a message, from memory that is registered for this message.
     pub(crate) fn send(&mut self, conn: ConnId, message: &[u8]) {
         let memory = Memory::zeroed(message.len());
         memory.write(0, message).expect("room");

@@ -414,7 +414,7 @@ impl Model {
             ProtocolError::NegotiationTimeout => assert!(self.endpoint.negotiated().is_none()),
             ProtocolError::KeepaliveTimeout => {
                 assert!(self.now - self.heard >= IDLE + KEEPALIVE);
-                assert!(self.peers > 0 || self.own == 0, "it was kept from speaking");
+                assert!(self.peers > 0 || self.own == 0, "the peer had no credit");
             }
             ProtocolError::CreditTimeout => {
                 assert!(
@@ -426,7 +426,7 @@ impl Model {
                 let (length, _) = self.receiving.expect("a message is incomplete");
                 let longer = Duration::from_secs(u64::from(length / SLOWEST_RATE));
                 assert!(self.now - begun >= MESSAGE + longer);
-                assert!(self.peers > 0 || self.own == 0, "it was kept from sending");
+                assert!(self.peers > 0 || self.own == 0, "the peer had no credit");
             }
             other => panic!("{other} is not for a timeout"),
         }

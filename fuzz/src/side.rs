@@ -31,7 +31,7 @@ pub(crate) const DEPTHS: Depths = Depths {
     responses: 4,
     regions: REGIONS.len(),
 };
-/// The token by which the peer names the target of this side's first READ; those of later READs count on from there.
+/// The token by which the peer names the target of this side's first READ; later READs use the numbers after it.
 pub(crate) const SINK: u32 = 1;
 /// The bytes at the start of each SEND.
 const HEADER: &[u8] = b"header";
@@ -53,7 +53,7 @@ pub(crate) struct Side {
     /// Its handle of a region is the region's number.
     qp: Qp<usize>,
     memory: Vec<Vec<u8>>,
-    /// `None` once the stream has contained unframed bytes, and so may be at any position.
+    /// False once the stream has contained unframed bytes, and so may be at any position.
     framed: bool,
     rules: Rules,
     /// Whether the peer has sent an FPDU, or need not.

@@ -334,8 +334,8 @@ fn check_info(request: smb2::Request<'_>, at: usize) {
     assert!(offset >= 112 && offset + length <= request.bytes().len());
 }
 
-/// Checks what may be posted: neither nothing nor more than was described, and with the token that the client expects
-/// to be invalidated, if it asked for that.
+/// Checks that a transfer has at least one byte and no more than its descriptors describe, and that its token is the
+/// one that the client has asked to invalidate, if the client has asked for that.
 fn check_transfer(transfer: &smb2::ChannelTransfer<'_>, token: Option<u32>) {
     assert!(transfer.length() > 0);
     let first = transfer.descriptors().first().token.0;

@@ -29,7 +29,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// Finds a program of the product: at the path that the environment gives, or in the directory above the test's.
 ///
 /// cargo builds the program with the workspace's tests, but not for a test of this package alone, which may then run an
-/// old one. So this prints a warning if the program is older than a source.
+/// old program. So this function prints a warning if the program is older than a source.
 fn program(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(format!("CARGO_BIN_EXE_{name}")) {
         return path.into();
@@ -72,7 +72,7 @@ impl Directory {
         Self::within(&std::env::temp_dir())
     }
 
-    /// Makes one in memory, so that no disk slows down its files.
+    /// Makes a directory in memory, so that no disk slows down its files.
     pub fn in_memory() -> Self {
         Self::within(Path::new("/dev/shm"))
     }
@@ -147,7 +147,7 @@ pub struct Daemon {
 /// How a daemon is started.
 #[derive(Default)]
 pub struct Setup<'a> {
-    /// Arguments besides a control socket in its directory, an address, and two reactors.
+    /// Arguments besides those for a control socket in its directory, an address, and two reactors.
     pub arguments: &'a [&'a str],
     /// Its first address; by default a free IPv4 port.
     pub listen: Option<SocketAddr>,
@@ -191,7 +191,7 @@ impl Daemon {
         Self::start_in(Directory::new(), &setup)
     }
 
-    /// Starts one in a directory that an earlier daemon may have left.
+    /// Starts a daemon in a directory that an earlier daemon may have left.
     pub fn start_in(directory: Directory, setup: &Setup<'_>) -> Self {
         let path = directory.0.join("notify");
         let _ = fs::remove_file(&path);

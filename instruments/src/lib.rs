@@ -15,7 +15,7 @@
 //!   peer        a client that sends any bytes: an SMB Direct initiator over iWARP
 //! ```
 //!
-//! If something is not as it should be, they panic with a message for the test's log.
+//! All of these panic with a message for the test's log if something is not as it should be.
 
 /// The directory of the product's package, which is the repository.
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

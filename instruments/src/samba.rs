@@ -43,7 +43,7 @@ impl Samba {
         Self { root: root.into() }
     }
 
-    /// Returns the path of one of its programs.
+    /// Returns the path of one of Samba's programs.
     pub fn program(&self, name: &str) -> PathBuf {
         let places = ["bin", "sbin"].map(|place| self.root.join(place).join(name));
         let found = places.iter().find(|path| path.exists());
@@ -238,7 +238,7 @@ impl Server {
         self.control(&["smbd", "reload-config"]);
     }
 
-    /// Runs testparm on its configuration, and returns the standard error and whether testparm succeeded.
+    /// Runs testparm on the server's configuration, and returns the standard error and whether testparm succeeded.
     pub fn testparm(&self) -> (bool, String) {
         let mut command = Command::new(self.samba.program("testparm"));
         let output = command.arg("-s").arg(&self.config).output();
@@ -326,7 +326,7 @@ impl Server {
         self.device().wait_for_status(is_so)
     }
 
-    /// Returns the contents of its logs.
+    /// Returns the contents of the server's logs.
     pub fn log(&self) -> String {
         let mut text = String::new();
         let entries = fs::read_dir(self.root.join("log"))
@@ -347,7 +347,7 @@ impl Server {
         text
     }
 
-    /// Returns the lines of its logs that report a bug in smbd.
+    /// Returns the lines of the server's logs that report a bug in smbd.
     pub fn panics(&self) -> Vec<String> {
         let logs = fs::read_dir(self.root.join("log")).expect("its logs");
         let mut found = Vec::new();

@@ -217,7 +217,7 @@ impl Connection {
     pub(super) fn sent(&mut self, conn: ConnId, result: Result<(), WrError>, cx: &mut Context) {
         let (bytes, memory) = self.upload.sent();
         if let Some(region) = memory {
-            // This fails only if the connection has gone, and its registrations with it.
+            // Deregistering fails only if the connection has gone, and its registrations with it.
             let _ = cx.transport.deregister(conn, region);
         }
         if result.is_ok() {
@@ -263,7 +263,7 @@ impl Connection {
     /// Moves as much data as it can, within bounds.
     pub(super) fn turn(&mut self, cx: &mut Context) -> Turn {
         let more = self.reading && self.carry(cx);
-        // This comes after `carry`, which may queue the answer to a session request.
+        // `flush` comes after `carry`, which may queue the answer to a session request.
         let more = self.flush(cx) || more;
         self.advance(cx);
         match (self.link, self.output) {
@@ -466,7 +466,7 @@ impl Connection {
             }
             (Link::Gone, output) => {
                 if output == Output::Open {
-                    // This reason says more than that the server closed.
+                    // This reason says more than the earlier one, which is that the server closed.
                     self.end = Some(End::DoesNotRead);
                 }
                 self.give_up(cx);

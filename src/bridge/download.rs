@@ -25,7 +25,8 @@ const OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(super) struct Message {
     bytes: Vec<u8>,
-    /// Which connection pays for the message, and how much. A message of the bridge itself has no payer.
+    /// The connection for which the message's memory is counted, and the number of bytes. A message of the bridge
+    /// itself is not counted.
     payer: Option<(ConnId, usize)>,
 }
 
@@ -48,7 +49,8 @@ impl Message {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     heap: HeapBuffers,
-    /// The connection whose server has gone: messages that it sent before are already in memory, which bounds them.
+    /// The connection whose server has gone. [`LIMIT`] no longer applies to it: its last messages are already in
+    /// memory, so their number is bounded.
     last_call: Option<ConnId>,
     held: HashMap<ConnId, usize, BuildHasherDefault<PlainHasher>>,
 }
@@ -80,7 +82,7 @@ impl MessageBuffers for Buffers {
         source_offset: usize,
         length: usize,
     ) {
-        // This appends, because the header is already there.
+        // The bytes are appended, because the header is already there.
         self.heap
             .fill(&mut buffer.bytes, offset, source, source_offset, length);
     }
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_holds_much_gets_no_more_and_others_do() {
+    fn a_connection_that_holds_too_much_memory_gets_no_more_while_others_do() {
         let mut ids = SlotMap::<ConnId, ()>::with_key();
         let (a, b) = (ids.insert(()), ids.insert(()));
         let mut buffers = Buffers::default();
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_messages_count_as_what_they_cost() {
+    fn small_messages_count_with_their_overhead() {
         let mut ids = SlotMap::<ConnId, ()>::with_key();
         let conn = ids.insert(());
         let mut buffers = Buffers::default();

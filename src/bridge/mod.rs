@@ -305,7 +305,7 @@ impl Bridge {
         let ready = std::mem::replace(&mut self.ready, mio::Events::with_capacity(0));
         for event in ready.iter() {
             match event.token() {
-                // These are looked at in each round.
+                // Both are looked at in each round.
                 WAKER | TRANSPORT => {}
                 Token(number) if number < self.listeners.len() => {
                     if let Some(listener) = self.listeners.get_mut(number) {

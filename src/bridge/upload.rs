@@ -27,7 +27,7 @@ const WINDOW: usize = 256 << 10;
 const LARGE: usize = 64 << 10;
 /// Nothing more is read while more bytes than this are being sent.
 const LIMIT: usize = 2 << 20;
-/// The same limit in messages, which is less than a transport queues.
+/// Nothing more is read while this many messages are being sent; a transport queues more than that.
 const MESSAGES: usize = 128;
 /// Memory of large messages that is kept for later ones: the number of pieces, and the bytes of the largest.
 const SPARES: usize = 2;
@@ -246,7 +246,7 @@ impl Upload {
     fn make_room(&mut self) -> Next {
         let rest = self.end - self.start;
         if self.in_window == 0 && (rest == 0 || self.end == WINDOW) && self.start > 0 {
-            // This is at most a small message, or the beginning of a large one.
+            // The rest is at most a small message, or the beginning of a large one.
             let moved = self.window.copy_to(self.start, &self.window, 0, rest);
             debug_assert!(moved.is_ok(), "both lie in the window");
             (self.start, self.end) = (0, rest);

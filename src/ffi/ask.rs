@@ -142,7 +142,8 @@ pub unsafe extern "C" fn smbdirect_device_set_addresses(
 
 /// Listeners only: tells the device what smbd knows about a client, even one that uses only TCP. The device shows the
 /// note in its status, so that administrators see why a client does not use RDMA. A note changes nothing else, is not
-/// answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores it.
+/// answered, and is lost if it cannot be sent now. A device that does not keep notes, such as the kernel's, ignores the
+/// note.
 ///
 /// - Owns: everything is copied.
 /// - Threads: one at a time.
@@ -282,7 +283,7 @@ pub unsafe extern "C" fn smbdirect_device_decline(
 }
 
 /// Writes the addresses on which clients reach the device, for FSCTL_QUERY_NETWORK_INTERFACE_INFO ([MS-SMB2] 2.2.32.5).
-/// They are those known when the caller last took an event. `*count_out` says how many there are, at most
+/// These are the addresses known when the caller last took an event. `*count_out` says how many there are, at most
 /// SMBDIRECT_ADDRESSES_MAX; `addresses` gets the first `count` of them. The list is complete once
 /// SMBDIRECT_EVENT_ATTACHED has come, and changes without an event of its own.
 ///

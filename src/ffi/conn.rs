@@ -64,7 +64,7 @@ pub unsafe extern "C" fn smbdirect_conn_disconnect(
 }
 
 /// Lends a buffer for the data of the next WRITE on a connection. If the next request is a WRITE by RDMA whose session
-/// is registered, the buffer is long enough, and nothing else is under way, the data is fetched before
+/// is registered, if the buffer is long enough, and if nothing else is under way, the device fetches the data before
 /// SMBDIRECT_EVENT_PDU announces the request; the event then names the buffer, and the caller need not fetch anything.
 /// In all other cases requests come as usual, and the buffer stays lent. One buffer can be lent for each connection; a
 /// longer one replaces a shorter one.

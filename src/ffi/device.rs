@@ -122,9 +122,8 @@ pub unsafe extern "C" fn smbdirect_device_free(device: *mut smbdirect_device) {
     });
 }
 
-/// Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events
-/// has run out of events, it is readable for as long as there may be more. The caller must neither read
-/// nor close it.
+/// Writes a file descriptor for tevent, poll, or epoll without EPOLLET. After smbdirect_device_get_events has run out
+/// of events, the descriptor is readable for as long as there may be more. The caller must neither read nor close it.
 ///
 /// - Owns: the device owns the descriptor.
 /// - Threads: one at a time.
@@ -149,7 +148,7 @@ pub unsafe extern "C" fn smbdirect_device_event_fd(
     unsafe { with_device(device, call) }
 }
 
-/// GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If that is less than
+/// GET_SMBD_EVENT: writes up to `count` events, in order, and their number to `*count_out`. If this number is less than
 /// `count`, there are no more events now, and the event descriptor becomes readable when there are.
 ///
 /// Whenever the event descriptor is readable, call this until it returns fewer events than it was asked for. Waking

@@ -44,7 +44,7 @@ const MAX_TYPE_SIZE: usize = 4096;
 
 /// Runs `call`; a panic in it becomes [`Status::Panic`].
 pub(super) fn fence(call: impl FnOnce() -> Result<(), Status>) -> i32 {
-    // Nothing looks again at what a panic leaves half done: see `with_device`.
+    // Nothing uses the state that a panic leaves half changed: see `with_device`.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => Status::Ok.code(),
         Ok(Err(status)) => status.code(),
@@ -112,8 +112,8 @@ pub(super) unsafe fn release(device: *mut smbdirect_device) {
 pub(super) unsafe fn input<T: Structure>(pointer: *const T) -> Result<T, Status> {
     // SAFETY: `pointer` is null or points to `type_size` bytes, as `# Safety` demands.
     let size = unsafe { type_size(pointer) }?;
-    // SAFETY: `type_size` checked that it is not null and the size is at least that of `T`; that many
-    // bytes are readable, as `# Safety` demands.
+    // SAFETY: `type_size` checked that `pointer` is not null and that `size` is at least the size of `T`; `size` bytes
+    // are readable, as `# Safety` demands.
     unsafe { copy(pointer.cast(), size) }
 }
 
@@ -268,8 +268,8 @@ pub(super) unsafe fn bytes_mut<'a>(
         (_, 0) => Ok(&mut []),
         (true, _) => Err(Status::Invalid),
         _ if isize::try_from(length).is_err() => Err(Status::Invalid),
-        // SAFETY: not null and at most isize::MAX; nothing else uses the `length` bytes, as `# Safety`
-        // demands. They may be uninitialized: the library writes all or none, and never reads one.
+        // SAFETY: not null and at most isize::MAX; nothing else uses the `length` bytes, as `# Safety` demands. They
+        // may be uninitialized: the library writes all of them or none, and never reads them.
         _ => Ok(unsafe { slice::from_raw_parts_mut(start.cast::<u8>(), length) }),
     }
 }
@@ -381,11 +381,11 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_outside_of_a_device_is_a_status_as_well() {
+    fn a_panic_in_a_call_without_a_device_becomes_a_status_as_well() {
         struct Again;
         impl Drop for Again {
             fn drop(&mut self) {
-                panic!("in the destructor of what was thrown");
+                panic!("in the destructor of the first panic's payload");
             }
         }
         let status = fence(|| std::panic::panic_any(Again));

@@ -258,8 +258,8 @@ pub struct smbdirect_client_note {
     pub reserved: [u64; 2],
 }
 
-/// Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0
-/// selects the device's own value, and a larger value is reduced to that.
+/// Parameters that a listener sets for connections accepted from now on ([MS-SMBD] 3.1.1.1). 0 selects the device's own
+/// value, which also replaces a larger value.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct smbdirect_parameters {
@@ -293,7 +293,7 @@ pub struct smbdirect_parameters {
 pub struct smbdirect_session {
     /// sizeof(struct smbdirect_session).
     pub type_size: u32,
-    /// 0 registers it for this process; 1 removes it.
+    /// 0 registers the client or session for this process; 1 removes this registration.
     pub remove: u32,
     /// The session, or 0 for the client alone. Removing 0 removes the client and all its sessions.
     pub session_id: u64,

@@ -96,24 +96,24 @@ fn clients_at_other_addresses_are_refused_before_they_say_anything() {
 }
 
 #[test]
-fn what_is_allowed_outlives_the_listener_that_said_so() {
+fn the_allowed_addresses_outlive_the_listener_that_set_them() {
     let scene = scene();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert_eq!(listener.allow(&[]), Status::Ok);
     assert_eq!(scene.status().allowed, Some(Vec::new()));
     drop(listener);
-    scene.until("it is gone", |status| status.processes.is_empty());
+    scene.until("the listener is gone", |status| status.processes.is_empty());
     let refused = |ip| scene.peers.dial(at(&scene, ip)).closed() == "reset";
     assert!(refused(FIRST) && refused(SECOND));
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert!(refused(FIRST));
     assert_eq!(listener.allow_all(), Status::Ok);
-    scene.until("all may", |status| status.allowed.is_none());
+    scene.until("all are allowed", |status| status.allowed.is_none());
     let (_worker, ..) = pair_at(&scene, 1, SECOND);
 }
 
 #[test]
-fn only_what_is_allowed_is_announced_and_that_before_the_answer() {
+fn only_allowed_addresses_are_announced_and_are_so_before_the_listener_gets_its_answer() {
     let scene = Scene::with(|config| {
         config.listen = ["127.0.0.1:0", "127.0.0.2:0"]
             .map(|at| at.parse().unwrap())
@@ -142,7 +142,7 @@ fn only_what_is_allowed_is_announced_and_that_before_the_answer() {
 }
 
 #[test]
-fn a_list_that_cannot_be_changes_nothing() {
+fn an_invalid_list_changes_nothing() {
     let scene = scene();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     assert_eq!(listener.allow(ONLY_FIRST), Status::Ok);
@@ -254,8 +254,8 @@ fn a_connection_ends_when_the_machine_loses_its_address() {
 }
 
 #[test]
-fn an_address_that_comes_later_is_waited_for() {
-    let name = "addresses::an_address_that_comes_later_is_waited_for";
+fn the_device_waits_for_an_address_that_comes_later() {
+    let name = "addresses::the_device_waits_for_an_address_that_comes_later";
     in_a_network_of_its_own(name, || {
         let scene = Scene::with(|config| config.listen = vec!["10.9.0.1:0".parse().unwrap()]);
         let address = scene.address();
@@ -264,11 +264,11 @@ fn an_address_that_comes_later_is_waited_for() {
         let worker = Raw::worker(scene.path());
         assert_eq!(worker.addresses, [vec![]]);
         ip("address add 10.9.0.1/32 dev lo");
-        scene.until("it is there", |status| status.missing.is_empty());
+        scene.until("the address is there", |status| status.missing.is_empty());
         assert_eq!(scene.status().addresses[0].address, address);
         let _pair = pair_at(&scene, 1, [10, 9, 0, 1]);
         ip("address del 10.9.0.1/32 dev lo");
-        scene.until("it has gone", |status| status.missing == [address]);
+        scene.until("the address has gone", |status| status.missing == [address]);
         scene.until("so have its connections", |status| {
             status.connections.is_empty()
         });

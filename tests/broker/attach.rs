@@ -12,7 +12,7 @@ use crate::raw::Raw;
 use crate::scene::Scene;
 
 #[test]
-fn tells_a_worker_what_there_is() {
+fn tells_a_worker_the_version_the_memory_and_the_queue_depth() {
     let scene = Scene::new();
     let worker = Raw::worker(scene.path());
     let attached = worker.attached.unwrap();
@@ -40,7 +40,7 @@ fn refuses_a_process_of_another_version() {
         assert_eq!((answer.kind, answer.cookie), (kind::DETACHED, 0));
         let detached = answer.read::<abi::Detached>();
         assert_eq!(detached.status, Status::Version.code());
-        assert_eq!(detached.version, abi::VERSION, "which versions met");
+        assert_eq!(detached.version, abi::VERSION, "the device's version");
     }
 }
 
@@ -65,7 +65,7 @@ fn each_process_that_may_not_attach_is_counted_once() {
 
 /// smbd and the device are restarted at different times, so the newer side speaks the older side's version.
 #[test]
-fn speaks_with_a_newer_process_what_both_know() {
+fn speaks_with_a_newer_process_the_version_that_both_know() {
     let scene = Scene::new();
     let mut raw = Raw::connect(scene.path());
     let attach = abi::Attach {
@@ -78,7 +78,7 @@ fn speaks_with_a_newer_process_what_both_know() {
     assert_eq!(answer.kind, kind::ATTACHED);
     let attached: abi::Attached = answer.read();
     assert_eq!(attached.version, abi::VERSION);
-    assert_eq!(attached.features, abi::FEATURES, "no others");
+    assert_eq!(attached.features, abi::FEATURES, "no other features");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn refuses_a_process_that_is_too_new_or_too_old_whatever_it_sends() {
 }
 
 #[test]
-fn skips_what_says_that_it_may_be_skipped() {
+fn skips_messages_and_entries_that_say_that_they_may_be_skipped() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
     let control = abi::Control {
@@ -125,7 +125,7 @@ fn skips_what_says_that_it_may_be_skipped() {
     queue.submissions.push(&[entry]).unwrap();
     worker.reply(conn, b"goes on");
     assert_eq!(client.message(), b"goes on");
-    // Only this bit allows it, and only for messages that need no answer.
+    // Only this bit allows the device to skip a message, and only if the message needs no answer.
     let control = abi::Control {
         cookie: 1,
         ..control
@@ -210,7 +210,7 @@ fn registers_sessions_up_to_a_limit_and_for_one_worker_only() {
     assert_eq!(worker.set_session([1; 16], 0, 1), Status::Ok);
     assert_eq!(other.register([1; 16], 1), Status::Ok);
     drop(other);
-    scene.until("it is gone", |status| status.processes.len() == 1);
+    scene.until("the worker is gone", |status| status.processes.len() == 1);
     assert_eq!(worker.register([1; 16], 1), Status::Ok);
 }
 
@@ -284,7 +284,7 @@ fn the_clients_of_a_worker_that_has_gone_are_free_at_once() {
         let mut next = Raw::worker(scene.path());
         assert_eq!(last.register([1; 16], 7), Status::Ok, "{round}");
         assert_eq!(next.register([1; 16], 7), Status::Taken);
-        // This holds no matter how many requests it has sent without reading the answers.
+        // The clients are free no matter how many requests the worker has sent without reading the answers.
         let set = abi::SetSessionId {
             session_id: 8,
             client_guid: [1; 16],

@@ -358,7 +358,7 @@ fn rdma_moves_data_both_ways_by_several_descriptors() {
 }
 
 #[test]
-fn a_peer_that_refuses_access_is_the_end_of_its_connection_only() {
+fn a_peer_that_refuses_access_ends_only_its_own_connection() {
     let scene = Scene::new();
     let (mut worker, conn, client) = Process::connected(&scene, 1);
     let other = scene.client(1);
@@ -464,7 +464,7 @@ fn a_connection_goes_to_the_worker_of_a_guid_or_of_a_token() {
 }
 
 #[test]
-fn a_broker_that_is_stopped_detaches_and_the_next_one_takes_them_back() {
+fn a_stopped_broker_detaches_its_processes_and_the_next_broker_accepts_them() {
     let mut scene = Scene::new();
     let mut listener = Process::attach(scene.path(), Role::Listener, None);
     let (mut worker, conn, client) = Process::connected(&scene, 1);
@@ -535,7 +535,7 @@ fn many_idle_clients_that_wrote_once_need_little_memory() {
         processes.push((process, client));
     }
     let before = scene.status().totals.memory;
-    // The library returns memory that the device wants back when it takes events.
+    // When the library takes events, it gives back the memory that the device wants.
     let idle = scene.until("idle memory is back", |status| {
         for (process, _) in &mut processes {
             assert_eq!(process.0.next_event(), Ok(None));
@@ -577,7 +577,7 @@ fn no_transfer_fails_because_others_hold_memory() {
         greedy.0.free(buffer.number).expect("in use");
     }
     for (process, conn, client) in &mut others {
-        // The library returns memory that the device wants back when it takes events.
+        // When the library takes events, it gives back the memory that the device wants.
         while process.0.next_event() != Ok(Some(Event::Room)) {
             assert_eq!(greedy.0.next_event(), Ok(None));
             std::thread::sleep(Duration::from_millis(1));

@@ -173,7 +173,7 @@ fn a_message_given_back_twice() {
 }
 
 #[test]
-fn a_buffer_that_never_was() {
+fn a_buffer_that_never_existed() {
     let trial = Trial::new();
     let submission = Submission {
         op: op::RECYCLE,
@@ -288,7 +288,7 @@ fn memory_that_is_given_back_while_it_is_used() {
         reserved: 0,
     };
     worker.release(&bulk);
-    scene.until("it is not counted", |status| status.totals.memory < before);
+    scene.until("less is counted", |status| status.totals.memory < before);
     // The answers come, good or bad, unless the remaining entries name memory that is gone.
     drop(worker);
     other.reply(others, b"hello");

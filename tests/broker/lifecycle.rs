@@ -71,7 +71,7 @@ fn a_worker_that_dies_with_everything_under_way_leaves_nothing() {
 }
 
 #[test]
-fn what_was_under_way_ends_before_the_connection_does() {
+fn operations_under_way_are_answered_before_the_end_of_their_connection() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
     assert_eq!(worker.grow(region::BULK), Status::Ok);
@@ -100,7 +100,7 @@ fn what_was_under_way_ends_before_the_connection_does() {
         let status = Status::from_code(completion.status).unwrap();
         assert!(matches!(status, Status::Ok | Status::Flushed), "{status}");
     }
-    // Operations that are submitted after the end are answered after it.
+    // Operations that are submitted after the end are answered after the end.
     while cookies.len() < 20 {
         cookies.push(worker.expect(event::RDMA_DONE).0.cookie);
     }
@@ -174,7 +174,7 @@ fn a_broker_that_stops_waits_for_what_is_under_way() {
     let mut late = Raw::connect(scene.path());
     let answer = late.try_attach(abi::VERSION, role::WORKER, [0; 16]);
     assert_eq!(answer.status(), Status::Stopping);
-    // Its first request has not been answered yet.
+    // The client's first request has not been answered yet.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     worker.recycle(&pdu);
@@ -305,7 +305,7 @@ fn other_process(scene: &Scene) -> Command {
 }
 
 #[test]
-fn a_dead_worker_is_noticed_though_its_child_keeps_the_socket() {
+fn the_device_notices_a_dead_worker_although_its_child_keeps_the_socket() {
     let scene = Scene::new();
     let mut process = other_process(&scene).spawn().unwrap();
     let lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -319,7 +319,7 @@ fn a_dead_worker_is_noticed_though_its_child_keeps_the_socket() {
     process.kill().unwrap();
     process.wait().unwrap();
     client.closed();
-    let gone = scene.until("it is gone", |status| status.processes.is_empty());
+    let gone = scene.until("the worker is gone", |status| status.processes.is_empty());
     assert_eq!((gone.totals.connections, gone.totals.memory), (0, 0));
     assert!(Path::new(&format!("/proc/{child}")).exists());
     let child = rustix::process::Pid::from_raw(child).unwrap();
@@ -327,7 +327,7 @@ fn a_dead_worker_is_noticed_though_its_child_keeps_the_socket() {
 }
 
 #[test]
-fn refuses_a_user_that_is_not_named() {
+fn refuses_a_user_that_may_not_attach() {
     use std::os::unix::fs::PermissionsExt;
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: another user needs root");

@@ -88,7 +88,7 @@ fn a_client_without_an_owner_is_held_after_its_first_message() {
     let token = listener.offer().token;
     let messages: Vec<Vec<u8>> = (0..50u8).map(|n| vec![n; 5000]).collect();
     client.send(&messages[0]);
-    scene.until("it waits", |status| status.connections[0].starved > 0);
+    scene.until("a client waits", |status| status.connections[0].starved > 0);
     let mut worker = Raw::attach_with(scene.path(), role::WORKER, token);
     let conn = worker.connection().conn;
     assert_eq!(worker.pdu(conn), negotiate(1));
@@ -208,7 +208,7 @@ fn memory_that_is_not_used_comes_back() {
 
 /// A worker that has more than an equal share gives memory to workers that have less.
 #[test]
-fn a_worker_that_waits_gets_what_others_have_too_much_of() {
+fn a_waiting_worker_gets_memory_of_which_others_have_too_much() {
     let segment = 1 << 20;
     let scene = Scene::with(|config| {
         config.memory.bulk.max_segments = 16;
@@ -233,7 +233,7 @@ fn a_worker_that_waits_gets_what_others_have_too_much_of() {
 
 /// A worker that has used up its share does not make others give up their memory.
 #[test]
-fn a_worker_that_lets_its_messages_lie_takes_no_memory_from_others() {
+fn a_worker_that_does_not_take_its_messages_takes_no_memory_from_others() {
     let scene = Scene::new();
     let mut other = Raw::worker(scene.path());
     assert_eq!(other.grow(region::BULK), Status::Ok);
@@ -286,7 +286,7 @@ fn a_worker_may_not_name_a_connection_that_it_was_not_told_of() {
 }
 
 #[test]
-fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
+fn a_worker_without_memory_is_told_of_its_connection_once_there_is_memory() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (hog, mut worker, client) = without_memory(&scene);
     assert!(worker.is_quiet(Duration::from_millis(20)));
@@ -299,10 +299,10 @@ fn a_worker_without_memory_is_told_of_its_connection_when_there_is_some() {
 
 /// The memory of a dead worker becomes free when its connections do, and no message reports that.
 #[test]
-fn memory_that_a_connection_of_a_dead_worker_held_serves_those_that_wait() {
+fn memory_that_a_connection_of_a_dead_worker_held_goes_to_waiting_workers() {
     let scene = Scene::with(|config| config.memory_limit = 6 << 20);
     let (mut hog, conn, hogs) = scene.pair(2);
-    // This registers the segment with the connection.
+    // The message registers the segment with the connection.
     hog.reply(conn, b"hello");
     assert_eq!(hogs.message(), b"hello");
     for region in [region::SEND, region::BULK, region::BULK] {
@@ -348,9 +348,9 @@ fn a_claim_is_answered_when_the_connection_ends_before_there_was_memory_for_it()
 /// A worker waits for a client that takes no responses. Meanwhile the worker takes no messages, and the client goes on
 /// sending.
 #[test]
-fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
+fn messages_that_a_worker_does_not_take_leave_memory_for_the_messages_of_others() {
     let scene = Scene::with(|config| {
-        // This is much more than all the memory.
+        // So many segments would need much more than all the memory.
         config.memory.receive.max_segments = 24;
         config.memory_limit = 10 << 20;
     });
@@ -389,7 +389,7 @@ fn messages_that_a_worker_does_not_take_leave_memory_for_those_of_others() {
 }
 
 #[test]
-fn a_listener_that_does_not_read_its_offers_loses_them_and_stays() {
+fn a_listener_that_does_not_read_its_offers_loses_them_and_stays_attached() {
     let scene = Scene::with(|config| {
         config.max_connections = 10_000;
         config.max_undispatched = 10_000;
@@ -428,7 +428,7 @@ fn a_worker_that_does_not_give_messages_back_holds_up_its_own_client_only() {
     scene.peers = Peers::with(initiator);
     let (mut worker, conn, client) = scene.pair(1);
     let (mut other, other_conn, other_client) = scene.pair(2);
-    // These messages leave some of its credits.
+    // These messages leave some of the client's credits.
     let messages: Vec<Vec<u8>> = (0..15u8).map(|n| vec![n; 40_000]).collect();
     client.send_all(&messages);
     // The messages occupy a quarter of both segments.
@@ -534,7 +534,7 @@ fn a_process_that_does_not_read_its_answers_is_detached() {
 }
 
 #[test]
-fn a_listener_lowers_what_connections_get_from_then_on() {
+fn a_listener_lowers_the_parameters_of_later_connections() {
     let scene = Scene::new();
     let (_worker, _, _client) = scene.pair(1);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);

@@ -27,7 +27,7 @@ fn attach(role: u32, version: u32) -> abi::Attach {
 }
 
 #[test]
-fn is_beside_the_control_socket_for_a_group() {
+fn the_status_socket_is_beside_the_control_socket_for_a_group() {
     let is_root = rustix::process::geteuid().is_root();
     let group = if is_root {
         4242
@@ -46,7 +46,7 @@ fn is_beside_the_control_socket_for_a_group() {
 
 /// An observer may be newer than the device.
 #[test]
-fn skips_what_says_that_it_may_be_skipped() {
+fn skips_a_message_that_says_that_it_may_be_skipped() {
     let scene = Scene::new();
     let mut observer = Raw::attach(&status_of(&scene), role::OBSERVER);
     let optional = abi::Control {
@@ -60,7 +60,7 @@ fn skips_what_says_that_it_may_be_skipped() {
 }
 
 #[test]
-fn answers_with_the_status_and_takes_no_place_of_others() {
+fn answers_with_the_status_and_does_not_count_observers_as_workers() {
     let scene = Scene::with(|config| config.max_workers = 1);
     let _worker = Raw::worker(scene.path());
     for _ in 0..3 {
@@ -91,7 +91,7 @@ fn events_in(mut answer: crate::raw::Message) -> Events {
 }
 
 #[test]
-fn tells_at_both_sockets_what_has_happened_since_then() {
+fn tells_at_both_sockets_what_has_happened_since_an_event() {
     let scene = Scene::with(|config| config.max_workers = 1);
     let worker = Raw::worker(scene.path());
     let mut second = Raw::connect(scene.path());
@@ -147,7 +147,7 @@ fn tells_what_smbd_says_about_the_session_of_a_connection() {
 }
 
 #[test]
-fn whoever_may_not_use_the_control_socket_is_answered_there() {
+fn an_observer_that_may_not_use_the_control_socket_is_answered_at_the_status_socket() {
     let scene = Scene::new();
     // Behave as if the control socket were gone, or closed to this user.
     std::fs::remove_file(scene.path()).unwrap();
@@ -156,7 +156,7 @@ fn whoever_may_not_use_the_control_socket_is_answered_there() {
 }
 
 #[test]
-fn nobody_becomes_a_worker_or_a_listener_there() {
+fn no_process_becomes_a_worker_or_a_listener_at_the_status_socket() {
     let scene = Scene::new();
     let path = status_of(&scene);
     for role in [role::WORKER, role::LISTENER, 9] {
@@ -188,7 +188,7 @@ fn nobody_becomes_a_worker_or_a_listener_there() {
 }
 
 #[test]
-fn one_that_says_nothing_loses_its_turn() {
+fn an_observer_that_says_nothing_loses_its_turn() {
     let scene = Scene::new();
     let path = status_of(&scene);
     let mut silent = Raw::connect(&path);

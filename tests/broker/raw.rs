@@ -555,8 +555,9 @@ impl Raw {
         assert_eq!((sent.cookie, status), (99, Status::Ok));
     }
 
-    /// Submits an RDMA operation on `length` bytes at `place` of BULK. Its descriptors go to 64 KiB of SEND; if there
-    /// are more than a few, they go to 512 KiB, so that they do not overwrite earlier ones.
+    /// Submits an RDMA operation on `length` bytes at `place` of BULK. Its descriptors go to SEND, between offsets 64
+    /// KiB and 320 KiB; if there are more than a few, they go to offset 512 KiB, so that they do not overwrite those of
+    /// earlier operations.
     pub(crate) fn rdma(
         &mut self,
         op: u32,

@@ -75,17 +75,17 @@ fn a_worker_learns_what_the_client_reassembles_beside_what_can_be_sent() {
 }
 
 #[test]
-fn nobody_is_given_a_connection_of_which_nothing_is_known_any_more() {
+fn no_process_is_given_a_connection_without_its_description() {
     let scene = Scene::new();
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     for round in 0..200 {
         let client = scene.peers.connect(scene.address());
-        // Either worker may get it, if the request is seen before the end that follows it.
+        // The worker or the listener may get the connection, if the device sees the request before the end.
         client.send_last(&negotiate(1 + round % 2));
         client.closed();
-        scene.until("it is gone", |status| status.totals.connections == 0);
+        scene.until("none is left", |status| status.totals.connections == 0);
         worker.read_socket();
         while let Some(completion) = worker.try_completion() {
             if completion.event == event::CONNECTION {
@@ -167,7 +167,7 @@ fn a_first_message_that_is_not_a_negotiate_request_ends_the_connection() {
 }
 
 #[test]
-fn the_end_of_a_client_before_it_has_an_owner_leaves_nothing() {
+fn a_client_that_ends_before_it_has_an_owner_leaves_nothing_behind() {
     let scene = Scene::new();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     let client = scene.client(1);
@@ -181,10 +181,10 @@ fn the_end_of_a_client_before_it_has_an_owner_leaves_nothing() {
     assert_eq!(worker.claim(token), Status::NoToken);
 }
 
-/// A client ends its last connection and at once makes a new one. It meets a worker that is about to end, but cannot
-/// have said so yet.
+/// A client ends its last connection and at once makes a new one. The new connection comes to a worker that is about to
+/// end, but cannot have said so yet.
 #[test]
-fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
+fn a_connection_whose_worker_ends_before_it_does_anything_finds_another_worker() {
     for told in [false, true] {
         let scene = Scene::new();
         let mut listener = Raw::attach(scene.path(), role::LISTENER);
@@ -216,7 +216,7 @@ fn a_connection_whose_worker_ends_before_it_does_anything_finds_another() {
 /// The client connects at every moment between the end of a worker and the time when nothing of the worker is left. It
 /// connects to reactors that the worker knows as well as to others.
 #[test]
-fn a_client_that_comes_while_its_worker_ends_finds_another() {
+fn a_client_that_comes_while_its_worker_ends_finds_another_worker() {
     let scene = Scene::with(|config| config.reactors = 2);
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     for _ in 0..30 {
@@ -236,7 +236,7 @@ fn a_client_that_comes_while_its_worker_ends_finds_another() {
 
 /// No memory is left in which to tell the worker of the connection, and the worker can get no more.
 #[test]
-fn a_client_that_comes_while_its_worker_ends_with_memory_used_up_finds_another() {
+fn a_client_that_comes_while_its_worker_ends_with_memory_used_up_finds_another_worker() {
     let scene = Scene::new();
     let mut listener = Raw::attach(scene.path(), role::LISTENER);
     for round in 0..64 {
@@ -377,7 +377,7 @@ fn a_connection_is_not_transferred_while_a_message_is_put_together() {
     assert_eq!(Status::from_code(done.status), Some(Status::Ok));
 }
 
-/// Otherwise each transfer would add a message to those that the worker holds.
+/// If a connection could be transferred then, each transfer would add a message to those that the worker holds.
 #[test]
 fn a_connection_is_not_transferred_while_messages_are_held() {
     let scene = Scene::new();

@@ -174,7 +174,7 @@ pub(crate) fn negotiate(guid: u8) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 36];
     bytes[..6].copy_from_slice(b"\xfeSMB\x40\x00");
     bytes[64] = 36;
-    // It has one dialect: 3.0.
+    // The request has one dialect: 3.0.
     bytes[66] = 1;
     bytes[76..92].copy_from_slice(&[guid; 16]);
     bytes.extend_from_slice(&0x0300u16.to_le_bytes());

@@ -77,7 +77,7 @@ fn a_stranger_has_few_receives_and_a_user_all_of_them() {
     is_served(&client);
     assert_eq!(scene.status().connections[0].receives_posted, 8);
     assert!(!scene.status().connections[0].authenticated);
-    // The client continues with that few credits.
+    // The client continues with so few credits.
     for n in 0..20 {
         client.send(&[n; 20_000]);
         assert_eq!(worker.pdu(conn), [n; 20_000]);
@@ -111,7 +111,7 @@ fn a_message_of_a_stranger_may_not_be_too_long() {
 }
 
 #[test]
-fn for_a_newcomer_the_oldest_stranger_of_the_greediest_source_goes() {
+fn for_a_newcomer_the_device_closes_the_oldest_stranger_of_the_greediest_source() {
     let scene = two_sources(|config| {
         config.max_unauthenticated = 3;
         config.gateways.push("::1".parse().unwrap());
@@ -131,7 +131,7 @@ fn for_a_newcomer_the_oldest_stranger_of_the_greediest_source_goes() {
 }
 
 #[test]
-fn of_a_source_with_too_many_strangers_the_oldest_goes() {
+fn the_device_closes_the_oldest_stranger_of_a_source_with_too_many() {
     let scene = two_sources(|config| config.max_unauthenticated = 8);
     let mut worker = worker(&scene, 1);
     let strangers: Vec<Client> = (0..2).map(|_| other_client(&scene, 1)).collect();
@@ -154,7 +154,7 @@ fn of_a_source_with_too_many_strangers_the_oldest_goes() {
 }
 
 #[test]
-fn no_source_takes_all_connections_also_if_it_has_logged_in() {
+fn no_source_takes_all_connections_even_if_its_clients_have_logged_in() {
     let scene = two_sources(|config| config.max_connections = 8);
     let mut worker = worker(&scene, 1);
     let users: Vec<Client> = (0..2).map(|_| other_client(&scene, 1)).collect();
@@ -163,7 +163,7 @@ fn no_source_takes_all_connections_also_if_it_has_logged_in() {
         worker.authenticate(conn);
     }
     users.iter().for_each(is_served);
-    scene.until("they are", |status| status.totals.unauthenticated == 0);
+    scene.until("logged in", |status| status.totals.unauthenticated == 0);
     // This source has no stranger left that could be closed.
     let third = scene.peers.dial(scene.broker().addresses()[1]);
     third.closed();
@@ -297,7 +297,7 @@ fn messages_that_are_begun_and_never_ended_take_nothing_from_others() {
                 .filter(|conn| conn.inline_bytes_in > 5000);
             begun.count() == 8
         });
-        // At least three quarters of the arena must be left.
+        // At least three quarters of the memory for messages must be left.
         let used = scene.status().processes[0].queues[0].receive_units_used;
         assert!(used <= 8, "{used} units");
         for n in 0..10 {
@@ -314,7 +314,7 @@ fn messages_that_are_begun_and_never_ended_take_nothing_from_others() {
 }
 
 #[test]
-fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
+fn a_stranger_that_takes_no_answers_keeps_no_answers_from_others() {
     let scene = Scene::new();
     let (mut worker, conn, user) = scene.pair(1);
     let attackers = Peers::start();
@@ -330,7 +330,7 @@ fn a_stranger_that_takes_no_answers_keeps_none_from_others() {
     }
     let status = scene.until("it ends", |status| status.totals.connections == 1);
     assert_eq!(status.counters["too_many_unanswered"], 1);
-    // Wait until all of its answers have ended.
+    // Wait until all answers to the stranger have ended.
     let (mut answers, mut is_gone) = (0, false);
     while answers < scene.config.queue_depth || !is_gone {
         let completion = worker.completion();

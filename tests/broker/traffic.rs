@@ -88,7 +88,7 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
         assert_eq!((sent.cookie, status), (2, Status::Ok), "{count}");
         assert_eq!(client.message(), b"written");
     }
-    // These are as many as may be under way.
+    // Submit as many operations as may be under way.
     let list: Vec<_> = (0..16).map(|i| target.part(i * 100, 64)).collect();
     for cookie in 0..32 {
         worker.rdma(op::RDMA_WRITE, (conn, cookie), (place, 1024), &list);
@@ -107,7 +107,8 @@ fn a_response_follows_its_data_however_many_descriptors_that_has() {
 fn long_lists_of_descriptors_count_as_memory() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
-    // Its receives count only once there is a session on the connection; by now the device knows that there is one.
+    // The connection's receives count only once there is a session on it. Once this message has arrived, the device
+    // knows of the session.
     worker.reply(conn, b"hello");
     assert_eq!(client.message(), b"hello");
     assert_eq!(worker.grow(region::BULK), Status::Ok);
@@ -122,7 +123,7 @@ fn long_lists_of_descriptors_count_as_memory() {
     for cookie in 0..16 {
         worker.rdma(op::RDMA_READ, (conn, cookie), (place, 4095), &list);
     }
-    scene.until("they count", |status| {
+    scene.until("the lists count", |status| {
         status.totals.memory > before + (1 << 20)
             && status.processes[0].memory == status.totals.memory
     });
@@ -130,7 +131,7 @@ fn long_lists_of_descriptors_count_as_memory() {
         assert_eq!(worker.expect(event::RDMA_DONE).1, Status::Ok);
     }
     // The queues themselves remain.
-    scene.until("they take no more memory", |status| {
+    scene.until("the lists take no more memory", |status| {
         status.totals.memory < before + (64 << 10)
     });
 }
@@ -167,7 +168,7 @@ fn either_side_may_disconnect() {
     worker.expect(event::SENT);
     let (gone, status) = worker.expect(event::DISCONNECTED);
     assert_eq!((gone.conn, status), (conn, Status::ClosedLocally));
-    // Both are answered with the true reason, which is that they are too late.
+    // Both operations are too late, and the message is answered with FLUSHED.
     worker.disconnect(conn);
     worker.send_pdu(conn, 2, b"late");
     let (sent, status) = worker.expect(event::SENT);
@@ -182,7 +183,7 @@ fn either_side_may_disconnect() {
 }
 
 #[test]
-fn what_a_peer_does_not_take_is_answered_with_a_status() {
+fn rdma_that_is_wrong_or_refused_by_the_peer_is_answered_with_a_status() {
     let scene = Scene::new();
     let (mut worker, conn, client) = scene.pair(1);
     assert_eq!(worker.grow(region::BULK), Status::Ok);

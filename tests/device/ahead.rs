@@ -86,7 +86,7 @@ fn a_buffer_that_comes_back_empty_is_freed() {
 }
 
 #[test]
-fn what_is_lent_is_wanted_back_once_when_memory_is_short() {
+fn a_lent_buffer_is_recalled_once_when_memory_is_short() {
     let (mut handle, mut device) = able();
     let (_, cookie) = lent(&mut handle, &mut device);
     let mut others = Vec::new();
@@ -136,7 +136,7 @@ fn a_longer_buffer_takes_the_place_of_a_short_one() {
 }
 
 #[test]
-fn a_segment_that_the_device_wants_back_is_not_kept_for_what_is_lent() {
+fn a_lent_buffer_is_recalled_from_a_segment_that_the_device_wants_back() {
     let (mut handle, mut device) = able();
     let (_, cookie) = lent(&mut handle, &mut device);
     device.reclaim(region::BULK, 0, 0);
@@ -176,7 +176,7 @@ fn a_connection_ends_after_its_lent_buffer_came_back() {
 }
 
 #[test]
-fn nothing_is_lent_to_a_device_or_for_a_client_that_cannot_use_it() {
+fn no_buffer_is_lent_if_the_device_or_the_client_cannot_use_it() {
     let (mut handle, _device) = connected();
     let buffer = handle.allocate(1).expect("room");
     let refused = handle.fetch_ahead(conn(1), buffer.number);
@@ -197,7 +197,7 @@ fn nothing_is_lent_to_a_device_or_for_a_client_that_cannot_use_it() {
 }
 
 #[test]
-fn a_device_that_answers_what_was_not_asked_is_left() {
+fn an_answer_to_what_was_not_asked_ends_the_attachment() {
     type Lie = fn(u64) -> Vec<Completion>;
     let lies: [(&str, Lie); 6] = [
         ("an unknown operation", |cookie| {

@@ -169,7 +169,7 @@ fn a_token_of_zeros_or_with_a_listener_is_refused() {
 }
 
 #[test]
-fn a_request_that_finds_no_room_is_told_when_there_is_some() {
+fn a_process_whose_request_finds_no_room_is_told_when_there_is_room() {
     let (mut handle, mut device) = attached(Role::Worker);
     let sent = (0..1000).take_while(|n| handle.claim(*n, [1; 16]).is_ok());
     let sent = sent.count();
@@ -271,7 +271,7 @@ fn a_message_has_a_length_that_the_connection_allows() {
 }
 
 #[test]
-fn submissions_without_an_answer_are_bounded_and_room_is_told_once() {
+fn submissions_without_an_answer_are_bounded_and_room_is_reported_once() {
     let (mut handle, mut device) = connected();
     for cookie in 0..OUTSTANDING.into() {
         send(&mut handle, cookie, b"x").expect("room");
@@ -282,7 +282,7 @@ fn submissions_without_an_answer_are_bounded_and_room_is_told_once() {
     assert_eq!(events(&mut handle), []);
     let submissions = device.take(1);
     assert_eq!(submissions.len(), OUTSTANDING as usize);
-    assert_eq!(events(&mut handle), [], "taken is not answered");
+    assert_eq!(events(&mut handle), [], "taken, but not answered");
     device.answer(&submissions[3], Status::Ok);
     device.answer(&submissions[0], Status::Ok);
     wait(&handle);
@@ -334,7 +334,7 @@ fn messages_wait_for_memory_which_is_asked_for_once() {
     device.share_receive(1);
     device.connect(info(conn(1)));
     events(&mut handle);
-    // Two of them fill a segment.
+    // Two such messages fill a segment.
     let half = vec![7; SEND_UNIT as usize * 32];
     assert_eq!(send(&mut handle, 1, &half), Ok(()));
     assert_eq!(send(&mut handle, 2, &half), Ok(()));
@@ -402,8 +402,8 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     let buffers = [(); 2].map(|()| handle.allocate(1).expect("room"));
     device.reclaim(region::BULK, 0, 0);
     assert_eq!(events(&mut handle), []);
-    assert_eq!(device.try_request(), None, "it is in use");
-    // Nothing new is put into it.
+    assert_eq!(device.try_request(), None, "the segment is in use");
+    // No new buffer is put into the segment.
     assert_eq!(handle.allocate(1), Err(Status::Again));
     let (cookie, _) = device.asked_to_grow();
     handle.free(buffers[0].number).expect("in use");
@@ -419,7 +419,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     let buffer = handle.allocate(1).expect("room");
     assert_ne!(buffer.number, buffers[0].number);
     assert_eq!(handle.free(buffers[0].number), Err(Status::NoBuffer));
-    // The same holds for segments for messages, once the sent messages have gone.
+    // Segments for messages go back in the same way, once the sent messages have gone.
     send(&mut handle, 3, b"x").expect("room");
     device.reclaim(region::SEND, 0, 0);
     assert_eq!(events(&mut handle), []);
@@ -428,7 +428,7 @@ fn memory_that_the_device_wants_goes_back_once_it_is_free() {
     device.answer(&submission, Status::Ok);
     assert_eq!(events(&mut handle).len(), 1);
     assert_eq!(device.released(), (region::SEND, 0, 0));
-    // And for segments for received messages, of which this side has none.
+    // A segment for received messages goes back at once, because this side holds no such message.
     device.reclaim(region::RECEIVE, 1, 0);
     assert_eq!(events(&mut handle), []);
     assert_eq!(device.released(), (region::RECEIVE, 1, 0));
@@ -448,7 +448,7 @@ fn memory_goes_back_later_if_the_device_does_not_listen() {
 }
 
 #[test]
-fn memory_that_will_never_come_is_told_from_what_comes() {
+fn memory_that_will_never_come_is_distinguished_from_memory_that_may_come() {
     let (mut handle, mut device) = attached(Role::Worker);
     for _ in 0..2 {
         assert_eq!(handle.allocate(1), Err(Status::Again));
@@ -785,7 +785,7 @@ fn a_transfer_takes_the_connection_away_if_it_succeeds() {
 }
 
 #[test]
-fn a_connection_that_stays_after_all_is_ended_if_that_was_asked_for() {
+fn a_disconnect_during_a_transfer_that_fails_ends_the_connection() {
     let (mut handle, mut device) = connected();
     handle.transfer(conn(1), 5, None, b"").expect("room");
     handle.disconnect(conn(1)).expect("there");

@@ -135,7 +135,7 @@ fn a_call_finds_the_device_corrupt() {
 }
 
 #[test]
-fn what_the_device_wrote_before_it_died_is_told() {
+fn events_that_the_device_wrote_before_it_died_are_reported() {
     let (mut handle, mut device) = connected();
     send(&mut handle).expect("room");
     let submission = device.take(1)[0];
@@ -159,7 +159,7 @@ fn what_the_device_wrote_before_it_died_is_told() {
 }
 
 #[test]
-fn a_connection_whose_end_was_held_back_is_told_once() {
+fn the_end_of_a_connection_that_was_held_back_is_reported_once() {
     let (mut handle, mut device) = busy();
     device.disconnected(conn(1), Status::Reset);
     device.die();

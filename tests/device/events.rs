@@ -69,7 +69,7 @@ fn the_last_addresses_that_the_device_named_are_known() {
 }
 
 #[test]
-fn looks_nowhere_else_while_the_rings_hold_something() {
+fn does_not_look_for_messages_while_the_rings_hold_something() {
     let (mut handle, mut device) = connected();
     for number in 2..10 {
         device.connect(info(conn(number)));
@@ -108,7 +108,7 @@ fn a_sleeping_process_is_woken_once() {
 }
 
 #[test]
-fn the_device_is_rung_for_once_when_it_sleeps() {
+fn a_sleeping_device_is_woken_once() {
     let (mut handle, mut device) = connected();
     let rung = device.queue(1).rung.clone();
     let before = rung.0.get();
@@ -127,7 +127,7 @@ fn the_device_is_rung_for_once_when_it_sleeps() {
 
 /// Submits RDMA WRITEs without waking the device.
 fn defer(handle: &mut Worker, buffer: u64, count: u64) {
-    // It has one descriptor of 100 bytes.
+    // Each WRITE has one descriptor of 100 bytes.
     let mut descriptor = [0; 16];
     descriptor[12..].copy_from_slice(&100_u32.to_le_bytes());
     for cookie in 0..count {
@@ -139,7 +139,7 @@ fn defer(handle: &mut Worker, buffer: u64, count: u64) {
 }
 
 #[test]
-fn what_is_deferred_is_rung_for_with_what_follows_or_before_sleep() {
+fn the_device_is_woken_for_deferred_work_by_the_next_call_or_before_sleep() {
     let (mut handle, mut device) = connected();
     let buffer = handle.allocate(100).expect("room").number;
     let rung = device.queue(1).rung.clone();
@@ -177,7 +177,7 @@ fn what_is_deferred_is_rung_for_with_what_follows_or_before_sleep() {
 }
 
 #[test]
-fn what_is_deferred_is_rung_for_when_the_next_finds_no_room() {
+fn the_device_is_woken_for_deferred_work_when_the_next_operation_finds_no_room() {
     let (mut handle, mut device) = connected();
     let buffer = handle.allocate(100).expect("room").number;
     let rung = device.queue(1).rung.clone();
@@ -210,7 +210,7 @@ fn a_flush_lets_the_worker_sleep_although_the_ring_is_full() {
 }
 
 #[test]
-fn a_device_that_wants_no_room_is_not_rung_for_messages_that_go_back() {
+fn a_device_that_wants_no_room_is_not_woken_for_messages_that_go_back() {
     let (mut handle, mut device) = connected();
     let rung = device.queue(1).rung.clone();
     let mut expected = rung.0.get();
@@ -239,7 +239,7 @@ fn a_device_that_wants_no_room_is_not_rung_for_messages_that_go_back() {
 }
 
 #[test]
-fn a_device_that_sleeps_is_rung_for_when_what_goes_back_finds_no_room() {
+fn a_sleeping_device_is_woken_when_messages_that_go_back_find_no_room() {
     let (mut handle, mut device) = connected();
     let rung = device.queue(1).rung.clone();
     let before = rung.0.get();
@@ -301,7 +301,7 @@ fn queues_take_turns() {
 }
 
 #[test]
-fn the_end_of_a_connection_is_told_after_everything_of_it() {
+fn the_end_of_a_connection_is_reported_after_everything_on_it() {
     let (mut handle, mut device) = connected();
     let pieces = [IoSlice::new(b"x")];
     handle.send_pdu(conn(1), 5, &pieces, None).expect("room");
@@ -311,7 +311,7 @@ fn the_end_of_a_connection_is_told_after_everything_of_it() {
     assert_eq!(late, Err(Status::NoConnection));
     assert_eq!(handle.disconnect(conn(1)), Ok(()));
     let submissions = device.take(1);
-    assert_eq!(submissions.len(), 1, "of a connection that is gone");
+    assert_eq!(submissions.len(), 1, "nothing for an ended connection");
     device.answer(&submissions[0], Status::Flushed);
     let sent = Event::Sent {
         conn: conn(1),
@@ -373,7 +373,7 @@ fn a_flood_of_messages_leaves_the_caller_its_turn() {
 }
 
 #[test]
-fn an_answer_is_told_although_the_rings_are_never_empty() {
+fn an_answer_is_reported_although_the_rings_are_never_empty() {
     let (mut handle, mut device) = connected();
     handle.claim(3, [1; 16]).expect("sent");
     let (cookie, _) = device.request();

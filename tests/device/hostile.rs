@@ -360,7 +360,7 @@ fn the_device_wants_back_what_it_gave() {
 
 /// A device may be newer than the library, and send more than the library knows.
 #[test]
-fn what_may_be_skipped_is_skipped() {
+fn messages_and_events_that_may_be_skipped_are_skipped() {
     let (mut handle, mut device) = connected();
     device.complete(Completion {
         event: 77 | abi::OPTIONAL,
@@ -379,7 +379,7 @@ fn what_may_be_skipped_is_skipped() {
 
 /// The device has versions and features that the library did not ask for.
 #[test]
-fn a_device_that_speaks_another_version_or_has_other_features_is_none() {
+fn a_device_that_speaks_another_version_or_has_other_features_is_refused() {
     for change in [
         |params: &mut abi::Attached| params.version = abi::OLDEST_VERSION - 1,
         |params: &mut abi::Attached| params.version = abi::VERSION + 1,
@@ -395,7 +395,7 @@ fn a_device_that_speaks_another_version_or_has_other_features_is_none() {
 }
 
 #[test]
-fn a_device_without_a_shape_is_none() {
+fn a_device_with_invalid_shapes_or_without_submissions_is_refused() {
     for change in [
         |params: &mut abi::Attached| params.memory.send.unit_length = 0,
         |params: &mut abi::Attached| params.memory.bulk.longest_run = 5,
@@ -430,7 +430,7 @@ enum Step {
     Reply,
     Grow,
     Receive,
-    /// These are steps that it must not take.
+    /// The device must not take these steps.
     Completion(Vec<u8>),
     Mixture {
         event: u32,
@@ -755,7 +755,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn whatever_the_device_writes_is_an_event_that_could_be_or_the_end(
+    fn whatever_the_device_writes_becomes_a_possible_event_or_the_end(
         steps in prop::collection::vec(step(), 1..120),
     ) {
         let mut watch = Watch::new();

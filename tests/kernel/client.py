@@ -265,7 +265,7 @@ class Client:
             compare(self.behind)
             self.report.fact(f"files synced, and errors ({name} killed)", (len(load.done), load.errors))
             return
-        # That client cannot tell whether the server serves again; a new one can.
+        # A client that hangs cannot tell whether the server serves again; a new client can.
         with self.mount(where="/mnt/other") as other:
             compare(other)
             files.write(path(other, "again"), 0, MIB, False)

@@ -196,7 +196,7 @@ def locks(one, other):
         fcntl.lockf(mine, fcntl.LOCK_UN, 10, 0)
         fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
     (one / "locked").unlink()
-    # The other mount reads what one has written and closed.
+    # The second mount reads what the first has written and closed.
     for round_ in range(5):
         (one / "seen").write_bytes(f"round {round_}".encode() * 1000)
         assert (other / "seen").read_bytes() == f"round {round_}".encode() * 1000

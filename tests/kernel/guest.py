@@ -26,7 +26,7 @@ MEMORY = pathlib.Path("/mnt/share")
 # pointer while it disconnected. Another try may succeed.
 KERNEL_FAILED = 42
 FAULTS = r"smbd_(send|destroy)\+|Workqueue: smbd_\w+ smbd_disconnect_rdma_work"
-# The same if siw is the acceptor, which may also miss the first message of a connection.
+# FAULTS if siw is the acceptor: siw may also miss the first message of a connection.
 FAULTS_OF_SIW = FAULTS + r"|smbd_negotiate rc=-"
 
 # The guest's own address on siw, and on rxe, because lo has no RDMA.

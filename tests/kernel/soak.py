@@ -120,11 +120,12 @@ def go_on(running, look, seconds):
 
 
 def flat(report, samples):
-    """Compares the second quarter with the last one, because during the first everything that is kept is still being
+    """Compares the second quarter with the last one. During the first quarter, things that are kept are still being
     created.
 
     Files and mounts come and go with the load, and so do descriptors and registrations. So this compares the lowest
-    counts of these, which grow with every one that is left behind, but the largest amounts of memory.
+    numbers of descriptors and registrations, which grow with each one that is left behind, and the largest amounts of
+    memory.
     """
     quarter = len(samples) // 4
     early, late = samples[quarter:2 * quarter], samples[-quarter:]

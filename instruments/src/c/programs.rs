@@ -115,7 +115,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Returns the next line, if one comes within `time`. `None` also means the end of its output.
+    /// Returns the next line, if one comes within `time`. An error can also mean that the program's output has ended.
     pub fn line_within(&mut self, time: Duration) -> Result<String, RecvTimeoutError> {
         let line = self.lines.recv_timeout(time)?;
         self.heard.push(line.clone());
@@ -171,7 +171,7 @@ impl Running {
         self.stdin = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its children end with their connections. If they do not, this does not wait for the thread.
+        // Its children end with their connections. If they do not, do not wait for the thread that reads their output.
         let done = self.errors.take().filter(JoinHandle::is_finished);
         let errors = done.and_then(|errors| errors.join().ok());
         format!("{:?}\n{}", self.heard, errors.unwrap_or_default())

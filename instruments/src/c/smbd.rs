@@ -20,7 +20,7 @@ impl Smbd {
         Self::start_with(build, config, &[])
     }
 
-    /// Starts one that takes many events at a time and looks for more before it sleeps.
+    /// Starts a parent smbd that takes many events at a time and looks for more before it sleeps.
     pub fn start_taking_batches(build: Build) -> Self {
         Self::start_with(build, "", &["batches"])
     }

@@ -228,7 +228,7 @@ impl Connection {
     }
 
     /// Makes the header of a request, with its signature. `next_command`: where the next request of a compound begins;
-    /// 0 in the last one.
+    /// 0 in the last request.
     fn head(
         &self,
         request: &Request<'_>,
@@ -310,7 +310,7 @@ impl Connection {
         self.wait_within(message_id, self.config.timeout)
     }
 
-    /// Does the same, with a timeout other than the configured one.
+    /// Waits as [`wait`](Self::wait) does, but with its own timeout.
     pub fn wait_within(&mut self, message_id: u64, timeout: Duration) -> Result<Response> {
         let deadline = Deadline::new(timeout);
         loop {
@@ -367,7 +367,7 @@ impl Connection {
         }
     }
 
-    /// Returns a response whose memory later responses may reuse.
+    /// Gives back a response, so that later responses may reuse its memory.
     pub fn recycle(&mut self, response: Response) {
         self.link.recycle(response.message);
     }

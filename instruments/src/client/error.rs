@@ -98,7 +98,8 @@ pub enum Error {
     },
     /// The server sent more breaks than this client keeps.
     #[error(
-        "the server sent more than {0} oplock or lease breaks, although hardly anything is open: it is broken or hostile"
+        "the server sent more than {0} oplock or lease breaks, although hardly anything is open: the server is \
+         broken or hostile"
     )]
     TooManyBreaks(usize),
     /// A request could not be encoded.

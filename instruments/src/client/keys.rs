@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_does_not_show_itself() {
+    fn a_key_is_never_printed() {
         assert_eq!(format!("{:?}", Key(vec![1; 16])), "Key(128 bits)");
     }
 
     #[test]
-    fn each_purpose_and_length_has_another_key() {
+    fn each_purpose_and_length_has_a_different_key() {
         let derive =
             |purpose, bits| derive(&[7; 16], Dialect::Smb302, &Preauth::START, purpose, bits);
         let signing = derive(Purpose::Signing, 128);

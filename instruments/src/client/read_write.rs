@@ -144,7 +144,7 @@ pub struct Write<'a> {
     pub flags: u32,
     /// The bytes after the fixed part: the descriptors.
     pub buffer: Vec<u8>,
-    /// The bytes after that: the data.
+    /// The bytes after the descriptors: the data.
     pub data: &'a [u8],
 }
 
@@ -189,7 +189,7 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Makes the same WRITE, for data that is encrypted or signed.
+    /// Makes a WRITE like [`direct`](Self::direct), but for data that is encrypted or signed.
     #[must_use]
     pub fn transformed(
         file: FileId,

@@ -381,7 +381,7 @@ impl Create {
     pub const READ: u32 = 0x0012_0089;
     /// In `access`: write data and attributes.
     pub const WRITE: u32 = 0x0012_0116;
-    /// In `access`.
+    /// In `access`: delete.
     pub const DELETE: u32 = 0x0001_0000;
 
     /// Opens a file to read and write, which others may use at the same time.
@@ -419,7 +419,7 @@ mod tests {
     use crate::client::{Create, Disposition};
 
     #[test]
-    fn a_create_without_contexts_has_none_at_offset_0() {
+    fn a_create_without_contexts_names_their_offset_and_length_as_0() {
         let how = Create::file(Disposition::Create);
         let body = Request::create(1, "name", &how).expect("a request").body;
         // CreateContextsOffset and CreateContextsLength ([MS-SMB2] 2.2.13).

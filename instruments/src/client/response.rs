@@ -368,7 +368,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_of_a_server_make_it_panic_or_run_on(
+        fn no_bytes_from_a_server_make_the_client_panic_or_run_on(
             size in prop::sample::select(vec![9_u16, 16, 17, 49, 60, 65, 89]),
             bytes in proptest::collection::vec(any::<u8>(), 0..400),
             small in any::<bool>(),

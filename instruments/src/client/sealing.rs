@@ -63,7 +63,7 @@ impl CipherAlgorithm {
     }
 }
 
-/// The size does not matter: there are only a few per connection.
+/// The size of the variants does not matter, because there are only a few ciphers per connection.
 #[allow(clippy::large_enum_variant)]
 enum Cipher {
     Aes128Ccm(Aes128Ccm),
@@ -183,8 +183,8 @@ impl Sealer {
         Some(head)
     }
 
-    /// Encrypts in place data that goes by RDMA, and returns its nonce and its tag. It has no additional authenticated
-    /// data ([MS-SMB2] 3.2.4.7).
+    /// Encrypts in place data that goes by RDMA, and returns its nonce and its tag. Such data has no additional
+    /// authenticated data ([MS-SMB2] 3.2.4.7).
     pub(super) fn seal_payload(&self, data: &mut [u8]) -> Option<(Vec<u8>, [u8; 16])> {
         // Count these nonces with those of messages, because the key is the same.
         let count = self.nonce.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_other_end_can_read_it() {
+    fn only_the_other_end_can_read_a_sealed_message() {
         for (number, algorithm) in (1..).zip(ALGORITHMS) {
             assert_eq!(CipherAlgorithm::of_number(number), Some(algorithm));
             let (client, server) = ends(algorithm);
@@ -257,7 +257,7 @@ mod tests {
                 server.open(message.clone()).as_deref(),
                 Some(&b"some message"[..])
             );
-            assert_eq!(client.open(message), None, "its own");
+            assert_eq!(client.open(message), None, "its own message");
         }
         assert_eq!(CipherAlgorithm::of_number(5), None);
     }

@@ -112,7 +112,7 @@ impl Connection {
         let id = response.header.session_id;
         let signer = self.signer(&key);
         let mut keys = vec![signer.key().clone()];
-        // smbd flags a guest, but not an anonymous login, so the client checks that itself.
+        // smbd flags a guest, but not an anonymous login, so the client itself checks whether the login is anonymous.
         let keyless = credentials.is_none() || flags & (GUEST | ANONYMOUS) != 0;
         let sealer = self.negotiated.cipher.map(|cipher| {
             let derive = |purpose| {

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn no_message_has_the_nonce_of_data() {
+    fn no_message_has_a_nonce_of_rdma_data() {
         let signer = Signer::new(SigningAlgorithm::AesGmac, Key(vec![0; 16]));
         assert_eq!(
             signer.payload_nonce(5),

@@ -112,7 +112,7 @@ impl NtStatus {
             Self::BAD_NETWORK_NAME => "there is no such share on this server",
             Self::ACCESS_DENIED | Self::NETWORK_ACCESS_DENIED => {
                 "this user may not do that there: check the share's and the file's permissions; \
-                 a server that demands encryption also says so (then: --seal)"
+                 a server that requires encryption also answers with this status (then use --seal)"
             }
             Self::MEDIA_WRITE_PROTECTED => "the share is read-only",
             Self::DISK_FULL => "free some space on the share, or use a smaller file",
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_is_not_an_error_and_less_than_asked_for_is_one() {
+    fn pending_is_not_an_error_but_less_data_than_asked_for_is() {
         assert!(!NtStatus::PENDING.is_error());
         assert!(NtStatus::BUFFER_OVERFLOW.is_error());
         assert!(NtStatus::END_OF_FILE.is_error());

@@ -90,7 +90,7 @@ impl Window {
         }
     }
 
-    /// Returns descriptors of all of it in `count` adjacent pieces; the last one takes the remainder.
+    /// Returns descriptors of all of this memory in `count` adjacent pieces; the last piece takes the remainder.
     pub fn descriptors(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let length = self.memory.len() as u32;
         let each = length / count;
@@ -124,7 +124,7 @@ impl Peer {
         peer.unwrap_or_else(|reason| panic!("no connection to {address}: {reason}"))
     }
 
-    /// Does the same, but returns the reason if the server refuses the connection.
+    /// Connects as [`connect`](Self::connect) does, but returns the reason if the server refuses the connection.
     pub fn try_connect(address: SocketAddr, options: Options) -> Result<Self, CloseReason> {
         let mut peer = Self::begin(address, options);
         peer.wait_established()?;

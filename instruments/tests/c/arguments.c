@@ -13,7 +13,7 @@
 
 static struct scene scene;
 
-/* The call is legal, so its result shows that its structure was understood. */
+/* A call with these parameters succeeds, which shows that the structure was understood. */
 static void legal_parameters(struct smbdirect_parameters *parameters)
 {
 	*parameters = (struct smbdirect_parameters){.type_size = sizeof(*parameters)};
@@ -386,7 +386,7 @@ static int32_t call_conn_info(void *info)
 
 static int32_t call_request_transfer(void *transfer)
 {
-	/* This READ request lies within the message. */
+	/* A READ request of one byte, whose data goes in a message. */
 	static const uint8_t request[64 + 49] = {
 		0xfe, 'S', 'M', 'B', 64, [12] = SMB2_READ, [64] = 49, [68] = 1,
 	};
@@ -449,7 +449,7 @@ static void other_sizes(void)
 	expect(SMBDIRECT_OK, expect_event(scene.worker, SMBDIRECT_EVENT_SENT).status);
 	/* The structure was read as a whole, because the descriptors are checked last. */
 	reads(&operation, sizeof(operation), call_rdma, SMBDIRECT_E_DESCRIPTORS_TOO_SHORT);
-	/* This causes an event. */
+	/* The reply to this call is an event. */
 	expect(SMBDIRECT_OK, smbdirect_device_set_session_id(scene.worker, 7, &session));
 	writes(sizeof(struct smbdirect_event), call_get_events);
 	writes(sizeof(struct smbdirect_mem_params), call_get_mem_params);
@@ -489,7 +489,8 @@ static void arrays(void)
 		};
 	}
 	/*
-	 * The third is illegal: two are accepted, and a call that begins with the third says why.
+	 * The third message is illegal: two are accepted, and a call that begins with the third says
+	 * why.
 	 */
 	pdus[2].more[1] = 1;
 	expect(SMBDIRECT_OK,
@@ -541,7 +542,7 @@ static void addresses(struct smbdirect_device *device)
 	check(memcmp(&found[1], nothing, sizeof(nothing)) == 0);
 }
 
-/* The listener allows no address, then this one twice, then all. */
+/* The listener allows the daemon's address twice, then no address, then all. */
 static void allowed_addresses(void)
 {
 	struct smbdirect_allowed_address allowed[2];

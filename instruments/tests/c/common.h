@@ -130,12 +130,12 @@ static inline struct smbdirect_event expect_event(struct smbdirect_device *devic
 #define SMB2_ECHO 0x0D
 /*
  * Not part of SMB2: gives the connection to the worker that registered the GUID which follows the
- * header. The message after the GUID goes with it.
+ * header. The message after the GUID goes with the connection.
  */
 #define TEST_TRANSFER 0xF0
 /*
- * Not part of SMB2: does the same, but for the worker that claims the connection's token, whatever
- * the GUID.
+ * Not part of SMB2: gives the connection, and the message after the GUID, to the worker that claims
+ * the connection's token, whatever the GUID.
  */
 #define TEST_TRANSFER_TOKEN 0xF1
 /* Not part of SMB2: claims the connection whose token follows the header. */

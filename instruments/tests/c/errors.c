@@ -143,13 +143,13 @@ static void denied(struct scene *scene)
 	struct smbdirect_device *device;
 	bool is_root = geteuid() == 0;
 
-	/* The system refuses this, because the file is not writable. */
+	/* The system refuses the attachment, because the file is not writable. */
 	check(chmod(scene->path, 0) == 0);
 	check(!is_root || seteuid(NOBODY) == 0);
 	expect(SMBDIRECT_E_DENIED, smbdirect_device_new(scene->path, &args, &device));
 	check(!is_root || seteuid(0) == 0);
 	if (is_root) {
-		/* The device refuses this, because the file is now writable. */
+		/* The file becomes writable, so it is the device that refuses the attachment. */
 		ask("open-up");
 		check(seteuid(NOBODY) == 0);
 		expect(SMBDIRECT_E_DENIED,
@@ -171,7 +171,7 @@ static void untrusted(struct scene *scene)
 
 	(void)scene;
 	if (geteuid() != 0) {
-		/* This process cannot act as another user. */
+		/* Without root, this process cannot act as another user. */
 		return;
 	}
 	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/smbdirect-untrusted-%d", (int)getpid());
@@ -186,8 +186,8 @@ static void untrusted(struct scene *scene)
 static void version(struct scene *scene)
 {
 	/*
-	 * The first device refuses this version, the second answers in another one, and the third
-	 * names its own.
+	 * The first device refuses this version, the second answers in another version, and the
+	 * third names its own.
 	 */
 	static const char *const devices[] = {
 		"fake refuses-version", "fake other-version", "fake names-version",

@@ -35,8 +35,8 @@ enum stage {
 	/* The transfer of its connection. */
 	STAGE_TRANSFER,
 	/*
-	 * The same, but the request goes with the connection, because another worker has its
-	 * client.
+	 * The transfer of its connection, with which the request goes, because another worker has
+	 * the client.
 	 */
 	STAGE_PASS,
 	/* Its response to be accepted. */
@@ -250,7 +250,7 @@ static void serve(struct worker *worker, struct operation *operation)
 	if (operation->stage == STAGE_TRANSFER ||
 	    operation->stage == STAGE_PASS) {
 		status = transfer_connection(worker, operation);
-		/* Busy means that the response before it has not been acknowledged. */
+		/* Busy means that the previous response has not been acknowledged. */
 		if (is_transient(status) || status == SMBDIRECT_E_BUSY) {
 			wait_for_room(worker, operation);
 			return;
@@ -483,7 +483,7 @@ static bool handle_event(struct worker *worker, const struct smbdirect_event *ev
 		worker->had_connection = true;
 		memcpy(worker->client_guid, event->info.client_guid,
 		       sizeof(worker->client_guid));
-		/* Its clients send no SESSION_SETUP. */
+		/* The clients of the tests send no SESSION_SETUP. */
 		done(smbdirect_conn_set_authenticated(worker->device, event->conn));
 		break;
 	case SMBDIRECT_EVENT_PDU:
@@ -574,7 +574,7 @@ static void take_batches(struct worker *worker)
 		if (count == 0 && peeks == 0) {
 			wait_for_device(worker->device);
 		}
-		/* Look for a while after something came, and after waking up. */
+		/* Look for a while after an event came, and after waking up. */
 		peeks = count > 0 || peeks == 0 ? PEEKS : peeks - 1;
 	}
 }
@@ -636,7 +636,7 @@ static int reap(unsigned int *running, int options)
 
 /*
  * Serves offers until the device ends the attachment or standard input ends. Returns whether the
- * device ended it.
+ * device ended the attachment.
  */
 static bool serve_offers(struct smbdirect_device *device, const char *path,
 			 unsigned int *running, int *failed)

@@ -87,7 +87,7 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_worker_that_is_killed_takes_its_own_connections_along() {
+fn a_killed_worker_ends_only_its_own_connections() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
         let mut peer = smbd.client([1; 16]);
@@ -142,14 +142,14 @@ fn ends_with(
 }
 
 #[test]
-fn a_daemon_that_is_stopped_says_so_and_another_takes_its_place() {
+fn a_stopped_daemon_says_so_and_another_takes_its_place() {
     for build in Build::ALL {
         ends_with(build, "the smbdirect device is being stopped", Daemon::stop);
     }
 }
 
 #[test]
-fn a_daemon_that_is_killed_is_missed_and_another_takes_its_place() {
+fn smbd_notices_a_killed_daemon_and_another_takes_its_place() {
     for build in Build::ALL {
         ends_with(build, "detached from the smbdirect device", Daemon::kill);
     }

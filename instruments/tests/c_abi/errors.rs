@@ -360,11 +360,11 @@ fn provoke_all(build: Build) {
 }
 
 #[test]
-fn each_status_comes_from_what_it_stands_for() {
+fn each_fault_returns_its_own_status() {
     provoke_all(Build::Plain);
 }
 
 #[test]
-fn each_status_comes_from_what_it_stands_for_under_sanitizers() {
+fn each_fault_returns_its_own_status_under_sanitizers() {
     provoke_all(Build::Sanitized);
 }

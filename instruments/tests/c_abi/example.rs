@@ -35,7 +35,7 @@ fn echo(mut peer: Peer, client: u8) {
     for n in 0..200 {
         assert!(peer.receive() == message(n), "{n}");
     }
-    // This is more than the memory that a worker may have at a time.
+    // Together, these messages are longer than the memory that a worker may have at a time.
     let long = vec![client; 1 << 20];
     for _ in 0..20 {
         peer.queue(&long).expect("room");
@@ -61,7 +61,7 @@ pub(crate) fn serves(program: &Path) {
     for client in clients {
         client.join().expect("served");
     }
-    // Its children end with their clients, and the parent with the device.
+    // The program's children end with their clients, and the parent with the device.
     let left = |status: &serde_json::Value| status["processes"].as_array().unwrap().len() == 2;
     daemon.wait_for_status(left);
     daemon.stop();

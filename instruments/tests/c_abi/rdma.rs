@@ -188,7 +188,7 @@ fn gigabytes_move_by_read_and_write_and_every_byte_is_right() {
 }
 
 #[test]
-fn the_token_is_invalidated_with_errors_as_well() {
+fn responses_with_errors_invalidate_the_token_as_well() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
         let mut peer = smbd.client([1; 16]);

@@ -9,7 +9,7 @@ use instruments::c::smbd::Smbd;
 use instruments::peer::{Peer, smb2};
 
 #[test]
-fn an_unknown_client_gets_a_child_of_its_own_and_all_its_connections_the_same() {
+fn all_connections_of_an_unknown_client_go_to_one_child_of_its_own() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
         let first = smbd.client([1; 16]);

@@ -22,7 +22,7 @@ fn expect_owner(smbd: &Smbd, peer: &mut Peer, owner: i64) {
 }
 
 #[test]
-fn to_the_worker_that_has_registered_its_client() {
+fn a_connection_moves_to_the_worker_that_has_registered_its_client() {
     for build in Build::ALL {
         let smbd = Smbd::start(build, "");
         let mut one = smbd.client([1; 16]);
@@ -51,7 +51,7 @@ fn to_the_worker_that_has_registered_its_client() {
 }
 
 #[test]
-fn to_the_worker_that_learns_its_token() {
+fn a_connection_moves_to_the_worker_that_learns_its_token() {
     for build in Build::ALL {
         let mut smbd = Smbd::start(build, "");
         let mut one = smbd.client([1; 16]);

@@ -78,7 +78,7 @@ fn is_named_by_its_abi_and_needs_only_the_c_library() {
         let usual = ["libc.so.", "libgcc_s.so.", "ld-linux"]
             .iter()
             .any(|name| needed.starts_with(name));
-        assert!(usual, "it needs {needed}");
+        assert!(usual, "the library needs {needed}");
     }
     // smbd runs as root, so the table through which functions are called must not stay writable.
     assert!(dynamic.contains("BIND_NOW"), "{dynamic}");

@@ -92,7 +92,7 @@ fn generated_structures((name, prefix): (&str, &str)) -> String {
     let own = structures(&text);
     config.export.include = own.iter().map(|&name| name.to_owned()).collect();
     let rename = &mut config.export.rename;
-    // If two sources have the same name, the source's own counts.
+    // If two sources have a structure of the same name, this source uses its own.
     for (other, its_prefix) in SOURCES {
         for structure in structures(&source(other)) {
             rename.insert(

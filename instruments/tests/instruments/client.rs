@@ -97,7 +97,7 @@ fn channel_2_invalidates_the_first_token_with_every_final_response() {
     let write = Write::direct(ID, 0, 5000, Channel::RdmaV1Invalidate, &list);
     client.call(&write.request(tree)).expect("a WRITE");
     assert!(client.take_invalidated(source.token()));
-    assert!(!client.take_invalidated(source.token()), "said once");
+    assert!(!client.take_invalidated(source.token()), "reported once");
     assert!(!client.take_invalidated(second.token()), "only the first");
 
     let sink = client
@@ -153,7 +153,7 @@ fn many_requests_are_under_way_and_wait_for_credits() {
                 .expect("credits, in the end"),
         );
     }
-    // Wait in a different order from that in which they were sent.
+    // Wait for the responses in a different order from that of the requests.
     for (n, id) in ids.iter().enumerate().rev() {
         let response = client.wait(*id).expect("a response").ok().expect("a READ");
         assert_eq!(
@@ -228,7 +228,7 @@ fn a_break_is_not_taken_for_an_answer() {
 }
 
 #[test]
-fn a_server_that_sends_breaks_without_end_is_given_up() {
+fn the_client_gives_up_a_server_that_sends_breaks_without_end() {
     let server = Server::start(Manners {
         breaks: 130,
         ..Manners::default()
@@ -260,9 +260,9 @@ fn memory_needs_smb_direct_and_an_unused_port_is_refused() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
-    let error = Connection::tcp(address, Config::new([1; 16])).expect_err("nobody there");
+    let error = Connection::tcp(address, Config::new([1; 16])).expect_err("no server there");
     assert!(error.to_string().contains("over TCP"), "{error}");
-    let error = Connection::smb_direct(address, Config::new([1; 16])).expect_err("nobody there");
+    let error = Connection::smb_direct(address, Config::new([1; 16])).expect_err("no server there");
     assert!(
         error
             .to_string()

@@ -33,7 +33,7 @@ mod order {
     pub(crate) const IGNORE: u8 = 3;
 }
 
-/// A server for one connection, which ends with it.
+/// A server for one connection. The server ends with the connection.
 struct Server {
     transport: Transport<Iwarp, HeapBuffers>,
     start: Clock,
@@ -143,7 +143,7 @@ impl Server {
 }
 
 #[test]
-fn its_negotiate_request_is_one_and_names_the_client() {
+fn its_negotiate_request_is_legal_and_names_the_client() {
     let message = smb2::negotiate_request([7; 16]);
     let (request, rest) = Request::split_first(&message).unwrap();
     assert!(rest.is_none());
@@ -223,7 +223,7 @@ fn does_not_wait_for_a_message_of_a_server_that_has_closed() {
 }
 
 #[test]
-fn says_why_it_was_not_let_in() {
+fn says_why_its_connection_was_refused() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);

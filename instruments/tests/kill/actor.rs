@@ -98,7 +98,7 @@ impl Actor {
         status.map(|status| status.success())
     }
 
-    /// Kills it, and waits until it is dead. The input of its children stays open.
+    /// Kills the process, and waits until it is dead. The input of its children stays open.
     pub(crate) fn kill(&mut self) -> Option<ChildStdin> {
         self.end();
         self.input.take()

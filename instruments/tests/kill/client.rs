@@ -116,7 +116,7 @@ impl Client {
     fn reset(&mut self) {
         self.peers.clear();
         self.window = None;
-        assert_eq!(Some(Held::of("self")), self.empty, "left are");
+        assert_eq!(Some(Held::of("self")), self.empty, "something is left");
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) enum Stage {
     Attached,
 }
 
-/// A connection of the client, at the same index in the client's list as in this one.
+/// A connection of the client. It has the same index in `Exchange::conns` as in the client's list.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conn {
     /// Its owner, and the connection's index in the owner's list, once the owner has looked.
@@ -444,7 +444,8 @@ impl<'a> Exchange<'a> {
         self.conns[conn].owner = Some((who, Some(place)));
     }
 
-    /// Submits operations on both connections of the client, so that one waits for memory of the other one's peer.
+    /// Submits RDMA on the first connection of the client, and messages on both connections. The `LONG` transfers do
+    /// not end before the client serves.
     fn submit_several(&mut self) {
         self.ask(Client, &format!("request-read 0 {SHORT}"));
         self.ask(Worker, "take 0");

@@ -27,7 +27,7 @@ pub(crate) struct During(pub(crate) String);
 impl Drop for During {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("it was: {}", self.0);
+            eprintln!("failed during: {}", self.0);
         }
     }
 }
@@ -54,7 +54,7 @@ impl Held {
             }
             assert!(
                 Instant::now() < deadline,
-                "it does not wait for signals: {stat}"
+                "the broker does not wait for signals: {stat}"
             );
         }
     }

@@ -47,11 +47,11 @@ fn main() {
             each::run,
         ),
         (
-            "a dead worker is noticed though its child lives on",
+            "the broker notices a dead worker although its child lives on",
             inherit::run,
         ),
         (
-            "all go on with the next broker where one was killed",
+            "all processes go on with the next broker after one was killed",
             broker::run,
         ),
         ("random kills under load leave nothing", soak::run),

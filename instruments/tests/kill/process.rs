@@ -151,7 +151,7 @@ impl Process {
         self.next_looking_each(TIMEOUT)
     }
 
-    /// Does the same, but also looks for events each time this interval has passed.
+    /// Waits likewise, but also looks for events each time this interval has passed.
     fn next_looking_each(&mut self, time: Duration) -> Event {
         let start = Instant::now();
         loop {
@@ -423,7 +423,7 @@ impl Process {
         self.requests.clear();
         self.buffer = None;
         self.events.clear();
-        assert_eq!(Some(Held::of("self")), self.empty, "left are");
+        assert_eq!(Some(Held::of("self")), self.empty, "something is left");
     }
 }
 

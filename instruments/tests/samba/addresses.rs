@@ -56,12 +56,13 @@ fn bind_interfaces_only_holds_for_smb_direct() {
     let server = device(BOTH);
     let left_out = left_out(&server);
     let tcp = SocketAddr::new(left_out.ip(), server.tcp.port());
-    assert!(TcpStream::connect(tcp).is_err(), "TCP is there");
+    assert!(TcpStream::connect(tcp).is_err(), "smbd listens there");
     assert!(!is_served(left_out), "SMB Direct is served there");
     assert!(is_served(server.smb_direct));
     assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
 
-    // The same holds for a client whose smbd the device knows: then the device does not ask the parent.
+    // The restriction also holds for a client whose smbd the device knows, although the device does not ask the
+    // parent about such a client.
     let tcp = log_in(&server, Config::new(GUID));
     let mut bound = crate::channel::bind(&server, &tcp);
     assert!(!is_served(left_out), "SMB Direct is served there");
@@ -69,22 +70,23 @@ fn bind_interfaces_only_holds_for_smb_direct() {
 }
 
 #[test]
-fn without_it_all_are_served_and_those_of_interfaces_announced_also_after_a_reload() {
+fn without_bind_interfaces_only_all_addresses_are_served_until_a_reload_sets_it() {
     let server = device(Setup {
         global: &["bind interfaces only = no"],
         ..BOTH
     });
     let left_out = left_out(&server);
     assert!(is_served(left_out));
+    // Only the addresses of `interfaces` are announced.
     assert_eq!(rdma(&server), [NAMED.parse::<IpAddr>().expect("one")]);
 
     server.reconfigure("bind interfaces only = no", "bind interfaces only = yes");
-    wait_until("it is no longer served", || !is_served(left_out));
+    wait_until("the other address is off", || !is_served(left_out));
     assert!(is_served(server.smb_direct));
 }
 
 #[test]
-fn what_interfaces_says_of_speed_and_capability_wins() {
+fn speed_and_capability_in_interfaces_are_announced_instead_of_the_devices() {
     let speed = r#"interfaces = "lo;speed=123000000""#;
     let server = device(Setup {
         global: &[speed],
@@ -93,13 +95,13 @@ fn what_interfaces_says_of_speed_and_capability_wins() {
     let of_lo = |server: &Server| {
         let address: IpAddr = NAMED.parse().expect("one");
         let mut all = announced(server).into_iter();
-        all.find(|one| one.address == address).expect("it is there")
+        all.find(|one| one.address == address).expect("the address")
     };
     let one = of_lo(&server);
     assert!(one.rdma && one.speed == 123_000_000, "{one:?}");
 
     server.reconfigure(speed, r#"interfaces = "lo;capability=RSS""#);
-    wait_until("it is not RDMA capable", || !of_lo(&server).rdma);
+    wait_until("lo is not RDMA capable", || !of_lo(&server).rdma);
     let one = of_lo(&server);
     assert!(one.rss, "{one:?}");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests WRITEs whose data the device fetches before it tells smbd of them.
+//! Tests that the device fetches the data of a WRITE before it tells smbd of the request.
 
 use instruments::client::{Channel, Config, Create, Disposition, NtStatus};
 
@@ -53,14 +53,14 @@ fn writes_that_follow_each_other_come_with_their_data() {
 }
 
 #[test]
-fn nothing_is_fetched_ahead_if_that_is_configured() {
+fn nothing_is_fetched_ahead_if_smb_conf_switches_it_off() {
     let (server, mut client) = start(&["smbdirect:fetch ahead = no"]);
     write(&server, &mut client, "file", &[4096; 10]);
     assert_eq!(ahead(&server), 0);
 }
 
 #[test]
-fn what_was_fetched_for_a_refused_write_is_not_written() {
+fn data_that_was_fetched_for_a_refused_write_is_not_written() {
     let (server, mut client) = start(&[]);
     write(&server, &mut client, "file", &[8192, 8192]);
     assert_eq!(ahead(&server), 1);
@@ -75,7 +75,7 @@ fn what_was_fetched_for_a_refused_write_is_not_written() {
     let from = source(&mut client.direct, &pattern(8192, 7));
     let written = client.put(file, 0, 8192, Channel::RdmaV1, &from.pieces(2));
     assert_eq!(refusal(written), NtStatus::ACCESS_DENIED);
-    assert_eq!(ahead(&server), 2, "it came with its data");
+    assert_eq!(ahead(&server), 2, "the WRITE came with its data");
     client.tcp.close(client.tree, file).expect("a close");
     let written = client.put(file, 0, 8192, Channel::RdmaV1, &from.pieces(2));
     assert_eq!(refusal(written), NtStatus::FILE_CLOSED);

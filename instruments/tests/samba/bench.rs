@@ -71,7 +71,7 @@ fn measures_both_transports_and_leaves_no_file() {
 }
 
 #[test]
-fn places_what_is_signed_or_encrypted_with_transforms() {
+fn moves_signed_or_encrypted_data_by_rdma_with_transforms() {
     let server = Server::start();
     if !server.places_directly {
         return;
@@ -92,7 +92,7 @@ fn places_what_is_signed_or_encrypted_with_transforms() {
 }
 
 #[test]
-fn takes_messages_for_what_is_signed_or_encrypted_without_transforms_and_refuses_to_place_it() {
+fn moves_signed_or_encrypted_data_in_messages_without_transforms_and_refuses_rdma_for_it() {
     let server = Server::start();
     let direct = server.smb_direct.to_string();
     for protection in ["--sign", "--seal"] {
@@ -122,7 +122,7 @@ fn takes_messages_for_what_is_signed_or_encrypted_without_transforms_and_refuses
 
 /// The share is encrypted, but the session as a whole is not.
 #[test]
-fn takes_messages_for_a_share_that_is_encrypted() {
+fn moves_data_of_an_encrypted_share_in_messages_without_transforms() {
     let server = Server::start_with(Setup {
         share: &["smb encrypt = required"],
         ..Setup::default()
@@ -141,7 +141,7 @@ fn takes_messages_for_a_share_that_is_encrypted() {
 /// An smbd with `smb encrypt = required` for the whole server does not bind a channel to an encrypted session, no
 /// matter what encrypts the session.
 #[test]
-fn a_server_that_encrypts_everything_needs_a_session_of_its_own() {
+fn smb_direct_needs_a_session_of_its_own_if_the_server_encrypts_everything() {
     let server = Server::start_with(Setup {
         global: &["smb encrypt = required"],
         ..Setup::default()

@@ -152,7 +152,7 @@ pub(crate) fn contents(registration: &Registration) -> Vec<u8> {
     memory.to_vec(0, memory.len()).expect("in range")
 }
 
-/// Makes bytes in which no two runs of 200 are the same, and which do not contain [`UNTOUCHED`].
+/// Makes bytes in which no two runs of 200 bytes are the same, and which do not contain [`UNTOUCHED`].
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let byte = |n: u64| {
         let block = (n / 200)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests the channels of a session: all reach the same smbd, however the device finds it, and one replaces another.
+//! Tests the channels of a session: all reach the same smbd, however the device finds it, and one channel can replace
+//! another.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -82,7 +83,8 @@ fn a_session_has_channels_of_both_transports_in_one_process() {
     let (pid, transports) = session(&server);
     assert_eq!(transports, ["smbdirect", "tcp"]);
     assert_eq!(serving(&server, 1), BTreeSet::from([pid]));
-    // Either the device knew to which smbd the connection belongs, or smbd told it; now the connection is there.
+    // Either the device knew which smbd the connection belongs to, or another smbd told the device; in both cases, the
+    // right smbd has the connection now.
     drop(tcp);
     reads(&mut direct, tree, &data);
 }
@@ -135,7 +137,7 @@ fn a_connection_whose_first_answer_is_not_acknowledged_yet_reaches_the_smbd_of_i
 }
 
 #[test]
-fn clients_of_tcp_hold_nothing_of_the_device() {
+fn clients_that_use_only_tcp_take_up_no_workers_of_the_device() {
     let server = device(Setup {
         device: "max_workers = 1",
         ..Setup::default()
@@ -164,7 +166,7 @@ fn clients_of_tcp_hold_nothing_of_the_device() {
 }
 
 #[test]
-fn eight_channels_and_all_of_them_smb_direct() {
+fn a_session_can_have_eight_channels_that_are_all_smb_direct() {
     let server = device(Setup::default());
     let data = pattern(100_000, 2);
     place(&server, "file", &data);
@@ -250,7 +252,7 @@ fn nobody_is_left(server: &Server) {
 }
 
 #[test]
-fn a_device_that_was_restarted_is_found_by_sessions_that_were_there_before() {
+fn sessions_that_are_older_than_a_restarted_device_find_it() {
     let mut server = device(Setup::default());
     let data = pattern(100_000, 4);
     place(&server, "file", &data);
@@ -376,7 +378,7 @@ fn a_break_goes_to_the_channel_that_is_left() {
 }
 
 #[test]
-fn where_data_is_encrypted_it_is_not_placed_in_the_clear() {
+fn data_that_must_be_encrypted_does_not_go_by_rdma_unencrypted() {
     let server = device(Setup {
         share: &["smb encrypt = desired"],
         ..Setup::default()

@@ -55,7 +55,7 @@ fn clients(server: &Server) -> impl Iterator<Item = Client> {
 }
 
 #[test]
-fn a_file_is_made_written_and_closed_and_read_in_one_message_each() {
+fn one_message_makes_writes_and_closes_a_file_and_another_opens_reads_and_closes_it() {
     let server = device(Setup::default());
     for mut client in clients(&server) {
         let tree = client.tree;
@@ -128,7 +128,7 @@ fn data_in_the_middle_of_a_compound_goes_by_rdma() {
 }
 
 #[test]
-fn what_depends_on_a_failure_fails_and_moves_nothing() {
+fn requests_that_depend_on_a_failed_request_fail_and_move_no_data() {
     let server = device(Setup::default());
     for mut client in clients(&server).take(1) {
         let tree = client.tree;
@@ -153,7 +153,7 @@ fn what_depends_on_a_failure_fails_and_moves_nothing() {
 }
 
 #[test]
-fn requests_that_share_nothing_but_a_message_are_all_answered() {
+fn unrelated_requests_in_one_message_are_all_answered() {
     let server = device(Setup::default());
     let data = pattern(100_000, 5);
     place(&server, "file", &data);

@@ -71,7 +71,7 @@ impl Line {
     }
 }
 
-/// Connects with a socket that buffers little here. The network does not acknowledge data beyond that.
+/// Connects with a socket that buffers little on this side. The network does not acknowledge data that is not buffered.
 fn connect(server: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(HELD / 2).expect("an option");
@@ -146,7 +146,7 @@ impl Scene {
     }
 
     /// Blocks the line and makes the server answer `count` requests. Some of the answers then wait for the network or
-    /// for credits. Returns the number of messages that the server has sent, including those.
+    /// for credits. Returns the number of messages that the server has sent, including those that wait.
     fn block(&mut self, request: &Request<'_>, count: u64) -> u64 {
         let device = self.server.device();
         let received = self.direct.traffic().messages_in;
@@ -187,7 +187,7 @@ impl Scene {
 
     /// Checks that the break comes on the second channel, and that the open then succeeds.
     fn expect_break(&mut self, (mut other, opening): (Connection, u64)) {
-        // This is less than smbd waits for the answer to a break.
+        // smbd waits longer than this for the answer to a break.
         let notice = self.tcp.next_break(Duration::from_secs(30));
         let notice = notice.expect("a connection").expect("a break");
         assert_eq!(notice.body()[8..24], [5; 16], "the lease's key");
@@ -217,7 +217,7 @@ fn a_break_that_a_silent_channel_does_not_acknowledge_goes_to_another() {
     let data = vec![7; 4096];
     let written = scene.tcp.write(tree, file, 0, &data).expect("a write");
     assert_eq!(written as usize, data.len());
-    // This is more than the line holds, but far fewer messages than the server may send.
+    // The answers are more than the line holds, but far fewer messages than the server may send.
     let count = 4 * HELD / data.len();
     let read = Read::inline(file, 0, 4096).request(tree);
     scene.block(&read, count as u64);

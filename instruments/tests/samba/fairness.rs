@@ -25,7 +25,7 @@ const CROWD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 5);
 /// How many times the other client is served.
 const ROUNDS: usize = 3;
 
-/// A relay to a server, through which clients have another address.
+/// A relay to a server. To the server, its clients have another address.
 struct Relay {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
@@ -54,7 +54,7 @@ impl Relay {
                     return;
                 }
                 let client = client.expect("a connection");
-                // The server may refuse more of them.
+                // The server may refuse further connections.
                 if let Ok(server) = connect_from(CROWD, server) {
                     carry(client, server, &streams, &left);
                 }
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// Runs a client that connects without a relay several times, and prints the longest time that one round took.
+/// Runs several clients without a relay, one after another, and prints the longest time that one of them took.
 fn others_are_served(server: &Server, what: &str) {
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {
@@ -226,7 +226,7 @@ fn unfinished_messages_of_strangers_do_not_take_a_clients_memory() {
         crowd.push(thread::spawn(move || {
             let mut message = vec![0xfe; 1_000_000];
             message[1..4].copy_from_slice(b"SMB");
-            // This fails when the relay ends, or because a stranger may not send so much.
+            // Sending fails when the relay ends, or because a stranger may not send so much.
             let _ = stranger.send_bytes(&message);
         }));
         relays.push(relay);
@@ -261,7 +261,7 @@ fn a_burst_of_clients_of_one_address_is_served() {
 
 /// Silent connections come from many addresses, and must wait while other clients get in.
 #[test]
-fn silent_connections_do_not_shut_the_door() {
+fn silent_connections_do_not_keep_other_clients_out() {
     let server = device(Setup::default());
     let mut silent = Vec::new();
     for source in 0..16 {

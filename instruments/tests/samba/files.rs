@@ -26,7 +26,7 @@ fn connect(server: &Server) -> (Connection, u32) {
 }
 
 #[test]
-fn what_was_created_is_listed_and_what_was_deleted_is_not() {
+fn created_files_are_listed_and_deleted_files_are_not() {
     let server = Server::start();
     let (mut connection, tree) = connect(&server);
     let names: Vec<String> = (0..700).map(|n| format!("file-{n:03}")).collect();
@@ -69,7 +69,7 @@ fn what_was_created_is_listed_and_what_was_deleted_is_not() {
 }
 
 #[test]
-fn a_file_has_the_size_that_it_was_given_and_is_what_the_disk_has() {
+fn a_file_has_the_size_that_was_set_and_the_disk_has_the_same_bytes() {
     let server = Server::start();
     let (mut connection, tree) = connect(&server);
     let how = Create::file(Disposition::Create);

@@ -68,7 +68,7 @@ impl Suite {
         Self::connect(config, Protection::Signed)
     }
 
-    /// Makes a session that could do both, and that encrypts all messages.
+    /// Makes a session that could both sign and encrypt, and that encrypts all messages.
     fn both(ids: &[TransformType]) -> Self {
         let config = Config {
             dialects: vec![Dialect::Smb302, Dialect::Smb311],
@@ -499,7 +499,7 @@ fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_AES_CMAC() {
     Suite::signing(&[Signing], AesCmac).writes(1, Signing, RDMA_V1);
 }
 
-/// Sends a signed WRITE. The response invalidates its token, even if it refuses the WRITE.
+/// Sends a signed WRITE. The response invalidates the WRITE's token, even if the server refuses the WRITE.
 fn signed_once(suite: &mut Suite, flags: u32, status: NtStatus) {
     let (transform, from) = suite.offer(Signing, &pattern(LENGTH as usize, 6));
     let request = suite.write(0, LENGTH, &whole(&transform, RDMA_V1_INVALIDATE, &from));
@@ -518,7 +518,7 @@ fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_FlagsSignedNotSet_Fails()
     let mut suite = Suite::both(&[Signing]);
     // The suite's message is encrypted, so the flag in its header that says it is signed means nothing.
     signed_once(&mut suite, Header::SIGNED, NtStatus::INVALID_PARAMETER);
-    // The description says that the message is not signed.
+    // The description of the case says that the message is not signed.
     for protection in [Protection::Sealed, Protection::Plain] {
         suite.protection = protection;
         signed_once(&mut suite, 0, NtStatus::INVALID_PARAMETER);
@@ -531,7 +531,7 @@ fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_FlagsSignedNotSet_Fails()
 fn Smb2OverRdmaChannelTransform_Signing_WriteLargeFile_SigningStructure_EncryptionId_Fails() {
     let mut suite = Suite::both(&[Encryption]);
     signed_once(&mut suite, Header::SIGNED, NtStatus::INVALID_PARAMETER);
-    // It is refused in a signed message, too.
+    // The WRITE is refused in a signed message, too.
     suite.protection = Protection::Signed;
     signed_once(&mut suite, 0, NtStatus::INVALID_PARAMETER);
 }

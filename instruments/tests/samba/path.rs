@@ -209,7 +209,7 @@ fn data_that_goes_with_messages_is_in_the_counts_of_messages_alone() {
 }
 
 #[test]
-fn data_over_tcp_is_none_of_the_devices() {
+fn the_device_does_not_count_data_over_tcp() {
     let server = device(Setup::default());
     let mut client = Client::connect(&server);
     let file = client.open("tcp");

@@ -120,7 +120,7 @@ fn use_what_is_announced(server: &Server, config: Config) {
 }
 
 #[test]
-fn where_something_encrypts_or_must_be_signed_sizes_are_announced_that_messages_hold() {
+fn if_data_must_be_signed_or_encrypted_the_announced_sizes_fit_into_messages() {
     let whole = 8 << 20;
     let setups: [(&[&str], &[&str], bool); 5] = [
         (&[], &[], false),
@@ -155,7 +155,7 @@ fn where_something_encrypts_or_must_be_signed_sizes_are_announced_that_messages_
             let sizes = (negotiated.max_read_size, negotiated.max_write_size);
             assert_eq!(sizes, (whole, whole));
         }
-        // Over TCP, messages may be as long as that.
+        // Over TCP, messages can hold as much as the largest size.
         let tcp = log_in(&server, Config::new(GUID)).negotiated().clone();
         assert_eq!((tcp.max_read_size, tcp.max_write_size), (whole, whole));
     }

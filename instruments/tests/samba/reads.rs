@@ -67,7 +67,7 @@ fn the_response_has_a_count_and_no_data() {
 }
 
 #[test]
-fn a_read_over_the_end_of_a_file_brings_what_is_there() {
+fn a_read_across_the_end_of_a_file_returns_the_data_before_the_end() {
     let data = pattern(10_000, 3);
     let (_server, mut client) = start(&data);
     let file = client.open("file");
@@ -83,7 +83,7 @@ fn a_read_over_the_end_of_a_file_brings_what_is_there() {
 }
 
 #[test]
-fn a_read_behind_the_end_of_a_file_touches_nothing_and_invalidates_all_the_same() {
+fn a_read_beyond_the_end_of_a_file_touches_no_memory_but_invalidates_the_token() {
     let (_server, mut client) = start(&pattern(10_000, 4));
     let file = client.open("file");
     for channel in BOTH {
@@ -100,7 +100,7 @@ fn a_read_behind_the_end_of_a_file_touches_nothing_and_invalidates_all_the_same(
 }
 
 #[test]
-fn less_than_the_minimum_is_the_end_of_the_file() {
+fn a_read_that_would_return_less_than_its_minimum_fails_with_end_of_file() {
     let data = pattern(10_000, 5);
     let (_server, mut client) = start(&data);
     let file = client.open("file");
@@ -215,7 +215,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
     let response = client.direct.call(&good.request(client.tree));
     assert_eq!(
         response
-            .expect("it was good")
+            .expect("a legal READ")
             .read()
             .expect("a READ")
             .direct,
@@ -224,7 +224,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
 }
 
 #[test]
-fn a_read_that_pays_too_little_is_refused() {
+fn a_read_with_too_small_a_credit_charge_is_refused() {
     let (_server, mut client) = start(&pattern(100_000, 9));
     let file = client.open("file");
     let into = sink(&mut client.direct, 100_000);
@@ -238,5 +238,5 @@ fn a_read_that_pays_too_little_is_refused() {
     let response = client.direct.call(&cheap);
     assert_eq!(refusal(response), NtStatus::INVALID_PARAMETER);
     assert!(contents(&into).iter().all(|byte| *byte == UNTOUCHED));
-    client.direct.call(&request).expect("it is paid");
+    client.direct.call(&request).expect("a right charge");
 }

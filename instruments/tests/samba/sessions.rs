@@ -84,7 +84,7 @@ fn every_dialect_logs_in_and_moves_data_over_both_transports() {
 }
 
 #[test]
-fn every_cipher_and_signing_algorithm_is_understood_by_both() {
+fn server_and_client_understand_every_cipher_and_signing_algorithm() {
     let server = Server::start();
     use CipherAlgorithm::{Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm};
     for cipher in [Aes128Ccm, Aes128Gcm, Aes256Ccm, Aes256Gcm] {
@@ -182,7 +182,7 @@ fn the_device_ends_clients_that_do_not_log_in_in_time_and_no_others() {
 }
 
 #[test]
-fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
+fn an_anonymous_client_is_a_stranger_until_a_share_lets_it_in_as_a_guest() {
     let guest = format!("guest account = {}", instruments::samba::user());
     let server = crate::channel::device(Setup {
         global: &[&guest],
@@ -208,7 +208,7 @@ fn an_anonymous_session_is_a_strangers_until_a_share_lets_the_guest_in() {
     let mut stranger = connect(GUID);
     stranger.tree_connect(r"\\127.0.0.1\IPC$").expect("IPC$");
     let refused = stranger.tree_connect(r"\\127.0.0.1\users");
-    let refused = refused.expect_err("it is for users");
+    let refused = refused.expect_err("a share for users");
     assert_eq!(refused.status(), Some(NtStatus::ACCESS_DENIED));
     stranger.echo().expect("a session");
     assert_eq!(users(), (0, 1));

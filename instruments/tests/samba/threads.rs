@@ -147,7 +147,7 @@ impl Scene {
 }
 
 #[test]
-fn a_file_that_is_quick_needs_no_thread_and_one_that_is_slow_does() {
+fn a_fast_file_needs_no_thread_and_a_slow_file_does() {
     let mut scene = Scene::new(&[]);
     for way in WAYS {
         let once = (0..ATTEMPTS).any(|_| scene.is_slow_once(way));
@@ -166,7 +166,7 @@ fn a_file_that_is_quick_needs_no_thread_and_one_that_is_slow_does() {
 }
 
 #[test]
-fn every_read_and_write_needs_a_thread_if_that_is_configured() {
+fn every_read_and_write_needs_a_thread_if_smb_conf_says_so() {
     let mut scene = Scene::new(&["aio inline size = 0"]);
     for way in WAYS {
         for _ in 0..AGAIN {

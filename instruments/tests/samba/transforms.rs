@@ -65,7 +65,7 @@ fn negotiate(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) 
     negotiate_with(server, &[&[signing], more].concat())
 }
 
-/// Does the same with only the mandatory context and these.
+/// Sends such a NEGOTIATE with only the mandatory context and these.
 fn negotiate_with(server: &Server, more: &[Vec<u8>]) -> (NtStatus, Option<Vec<u16>>) {
     let mut preauth = vec![1, 0, 32, 0, 1, 0];
     preauth.extend([5; 32]);
@@ -148,7 +148,7 @@ fn negotiate_answers_with_the_transforms_that_both_sides_have() {
 }
 
 #[test]
-fn data_is_signed_only_with_an_algorithm_whose_signatures_are_none_of_messages() {
+fn data_is_signed_only_with_an_algorithm_whose_signatures_are_not_valid_for_messages() {
     let ok = NtStatus::SUCCESS;
     let ids = capabilities(2, &[1, 2]);
     let algorithms = [
@@ -168,7 +168,7 @@ fn data_is_signed_only_with_an_algorithm_whose_signatures_are_none_of_messages()
         for (algorithm, is_cmac) in algorithms {
             let signing = algorithm.map(|algorithm| context(8, &[1, 0, algorithm, 0]));
             let contexts: Vec<_> = signing.into_iter().chain([ids.clone()]).collect();
-            // Without a context for it, SMB 3.1.1 signs with AES-CMAC.
+            // Without a context for signing, SMB 3.1.1 signs with AES-CMAC.
             let signs = wanted && (is_cmac || algorithm.is_none());
             let answer = if signs { vec![1, 2] } else { vec![1] };
             assert_eq!(
@@ -346,7 +346,7 @@ fn shows(server: &Server) -> Option<Vec<String>> {
 }
 
 #[test]
-fn sessions_that_must_sign_or_encrypt_use_rdma_and_are_told_of_it() {
+fn clients_that_must_sign_or_encrypt_use_rdma_and_are_told_of_rdma() {
     let whole = 8 << 20;
     type Case<'a> = (&'a [&'a str], &'a [&'a str], bool, TransformType, &'a str);
     let setups: [Case; 5] = [
@@ -546,7 +546,7 @@ fn malformed_transforms_are_refused_byte_by_byte() {
         assert_eq!(status, NtStatus::INVALID_PARAMETER, "{info:?}");
         assert!(disk(&server, "file") == before, "it was written");
     };
-    // Cut the information off anywhere, or let it say more than the descriptors describe.
+    // Cut the information off anywhere, or let the WRITE have more bytes than the descriptors describe.
     for end in 0..right.len() {
         refused(5000, &right[..end]);
     }
@@ -597,7 +597,7 @@ fn malformed_transforms_are_refused_byte_by_byte() {
 }
 
 #[test]
-fn a_transform_that_is_not_that_of_its_message_is_refused() {
+fn a_transform_that_does_not_match_the_protection_of_its_message_is_refused() {
     let (server, before) = victim();
     let mut one = encrypted(&server);
     let mut refused = |transform: TransformType, protection: Protection, server: &Server| {
@@ -660,13 +660,13 @@ fn a_replayed_write_writes_the_same_again_and_nothing_else() {
     }
 }
 
-/// Sizes and numbers of WRITEs whose data smbd unprotects without a thread, and with one: a large one, if it is not the
-/// only one.
+/// Sizes and numbers of WRITEs. smbd uses a thread to unprotect the data of a large WRITE that is not the only one, and
+/// unprotects the data of all others without a thread.
 const WITH_AND_WITHOUT_THREAD: [(u32, usize); 4] =
     [(4096, 1), (100_000, 1), (1 << 20, 1), (1 << 20, 2)];
 
 #[test]
-fn a_write_is_done_though_its_file_is_closed_behind_it() {
+fn a_write_is_done_although_its_file_is_closed_right_after_it() {
     let (server, _) = victim();
     for start in [encrypted, signed] {
         for (n, (size, count)) in WITH_AND_WITHOUT_THREAD.into_iter().enumerate() {
@@ -694,7 +694,7 @@ fn a_write_is_done_though_its_file_is_closed_behind_it() {
 }
 
 #[test]
-fn a_client_that_ends_behind_a_write_ends_nothing_else() {
+fn a_client_that_leaves_right_after_a_write_harms_nothing_else() {
     type End = fn(&mut Client) -> Vec<Request<'static>>;
     let ends: [End; 3] = [
         |client| vec![Request::tree_disconnect(client.tree).expect("a request")],

@@ -61,8 +61,8 @@ fn new_file(connection: &mut Connection, tree: u32, name: &str) -> FileId {
 }
 
 #[test]
-fn a_change_is_told_and_a_request_to_be_told_is_given_up() {
-    // The kernel's notifications are lost until smbd's notify daemon has begun to watch. That is so over TCP, too.
+fn a_notification_reports_a_change_and_can_be_cancelled() {
+    // The kernel's notifications are lost, over TCP as well, until smbd's notify daemon has begun to watch.
     let server = device(Setup {
         global: &["kernel change notify = no"],
         ..Setup::default()
@@ -171,7 +171,7 @@ fn a_client_is_told_that_a_transfer_is_pending_after_a_second_and_not_before() {
         let written = client.direct.wait(id).expect("an answer").written();
         assert_eq!(written.expect("a WRITE"), 8 << 20);
         let messages = client.direct.traffic().messages_in - before;
-        // On a busy machine this may have taken longer.
+        // On a busy machine the WRITE may have taken longer.
         if began.elapsed() < PATIENCE {
             assert_eq!(messages, 1, "an interim response");
             quick += 1;
@@ -186,7 +186,7 @@ fn a_client_is_told_that_a_transfer_is_pending_after_a_second_and_not_before() {
 }
 
 #[test]
-fn reads_in_messages_wait_for_the_memory_of_others() {
+fn reads_in_messages_wait_until_earlier_responses_free_memory() {
     let server = device(Setup::default());
     let data = pattern(32 << 20, 2);
     place(&server, "file", &data);
@@ -199,7 +199,7 @@ fn reads_in_messages_wait_for_the_memory_of_others() {
         let file = client.open("file");
         let length = 1 << 20;
         let length = length - 4096;
-        // This is more than the device holds for messages of one process, and the client does not take the messages.
+        // The responses exceed what the device holds for messages of one process, and the client does not take them.
         let ids: Vec<u64> = (0..32)
             .map(|n| {
                 let read = Read::inline(file, n << 20, length).request(client.tree);

@@ -73,7 +73,7 @@ fn a_file_is_overwritten_and_grows_with_a_hole() {
 }
 
 #[test]
-fn what_is_written_through_is_written() {
+fn data_that_is_written_through_is_in_the_file_once_the_write_is_answered() {
     let (server, mut client) = start();
     let data = pattern(1 << 20, 3);
     let from = source(&mut client.direct, &data);
@@ -201,7 +201,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
     assert!(disk(&server, "file") == old);
     let response = client.direct.call(&good.request(client.tree));
     assert_eq!(
-        response.expect("it was good").written().expect("a WRITE"),
+        response.expect("a legal WRITE").written().expect("a WRITE"),
         8192
     );
     assert!(disk(&server, "file")[..8192] == data[..8192]);
@@ -209,7 +209,7 @@ fn fields_that_contradict_each_other_are_invalid_parameters() {
 }
 
 #[test]
-fn a_write_that_pays_too_little_is_refused() {
+fn a_write_with_too_small_a_credit_charge_is_refused() {
     let (server, mut client) = start();
     let file = client.open("file");
     let from = source(&mut client.direct, &pattern(65_537, 10));
@@ -223,7 +223,7 @@ fn a_write_that_pays_too_little_is_refused() {
     let response = client.direct.call(&cheap);
     assert_eq!(refusal(response), NtStatus::INVALID_PARAMETER);
     assert_eq!(fetched(&server), 0);
-    client.direct.call(&request).expect("it is paid");
+    client.direct.call(&request).expect("a right charge");
     assert_eq!(disk(&server, "file").len(), 65_537);
 }
 

@@ -123,7 +123,7 @@ fn not_started(directory: &Directory, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn says_that_an_address_is_in_use_and_by_whom_perhaps() {
+fn says_that_an_address_is_in_use_and_which_program_may_use_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let said = not_started(&Directory::new(), &["--listen", &address.to_string()]);
@@ -163,7 +163,7 @@ fn an_address_that_the_machine_does_not_have_is_not_an_error() {
 }
 
 #[test]
-fn makes_the_last_directory_of_the_control_socket_only_for_itself() {
+fn makes_only_the_last_directory_of_the_control_socket_with_mode_0700() {
     let daemon = Daemon::start(&[]);
     let made = daemon.control.parent().unwrap();
     assert_eq!(made.metadata().unwrap().permissions().mode() & 0o777, 0o700);
@@ -281,7 +281,7 @@ fn refuses_to_start_if_others_can_replace_its_control_socket() {
 }
 
 #[test]
-fn refuses_a_group_that_is_none() {
+fn refuses_a_group_that_does_not_exist() {
     refused(
         "\nstatus_group = \"no such group\"",
         &[],

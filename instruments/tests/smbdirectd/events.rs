@@ -120,7 +120,7 @@ fn follows_one_device_and_the_next() {
 }
 
 #[test]
-fn says_why_there_are_none() {
+fn says_why_there_are_no_events() {
     let output = events(&Directory::new().control(), &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(

@@ -50,7 +50,7 @@ fn commands_of_the_guides_run() {
     }
 }
 
-/// `tools/docs.py` compares the page with the source; this asks a device.
+/// `tools/docs.py` compares the page with the source; this test compares it with what a device reports.
 #[test]
 fn the_guide_names_every_counter_of_a_device() {
     let page = include_str!("../../../docs/counters.md");

@@ -61,7 +61,7 @@ fn expected() -> Vec<String> {
 }
 
 #[test]
-fn what_is_installed_fits_together_and_is_removed_again() {
+fn installed_files_fit_together_and_are_removed_again() {
     let directory = Directory::new();
     let built = all_that_is_built(&directory);
     let root = directory.0.join("root");
@@ -82,7 +82,7 @@ fn what_is_installed_fits_together_and_is_removed_again() {
     let path = configuration.to_str().expect("UTF-8");
     let checked = run("smbdirectd", &["--check-config", "--config", path]);
     assert!(checked.status.success(), "{checked:?}");
-    // This is a separate program, which the first one finds beside itself.
+    // smbdirectctl-bench is a separate program, which smbdirectctl finds beside itself.
     let bench = run("smbdirectctl", &["bench", "--help"]);
     assert!(
         bench.status.success() && stdout(&bench).contains("--transport"),
@@ -109,7 +109,7 @@ fn what_is_installed_fits_together_and_is_removed_again() {
 }
 
 #[test]
-fn installing_what_is_not_built_fails() {
+fn installing_before_building_fails() {
     let directory = Directory::new();
     let output = Command::new("make")
         .current_dir(instruments::ROOT)

@@ -47,7 +47,7 @@ fn reports_to_a_service_manager_that_watches_it() {
 }
 
 #[test]
-fn ends_in_order_at_either_signal_and_takes_its_socket_along() {
+fn ends_gracefully_at_either_signal_and_removes_its_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut daemon = Daemon::start(&[]);
         let mut peer = Peer::connect(daemon.address());
@@ -172,7 +172,7 @@ fn in_the_journal(configuration: &str, descriptors: u32) -> String {
 }
 
 #[test]
-fn writes_objects_for_programs() {
+fn writes_json_objects_for_programs() {
     let log = in_the_journal("log_format = \"json\"", 300);
     for (line, priority) in [("the limit of open files", "<4>"), ("listening on", "<6>")] {
         let line = log.lines().find(|logged| logged.contains(line)).unwrap();

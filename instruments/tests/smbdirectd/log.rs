@@ -50,7 +50,7 @@ fn says_who_was_refused_why_and_what_helps() {
 }
 
 #[test]
-fn says_which_versions_met() {
+fn says_which_two_versions_do_not_match() {
     let daemon = Daemon::start(&[]);
     for (version, cure) in [
         (0, "restart smbd,"),
@@ -74,7 +74,7 @@ fn says_which_versions_met() {
 
 /// A user that may attach may try again and again, but must not be able to fill a disk that way.
 #[test]
-fn refusals_are_a_few_lines_in_a_second() {
+fn refusals_log_only_a_few_lines_a_second() {
     let daemon = configured("max_workers = 1");
     let mut worker = Handle::attach(&daemon.control, Role::Worker, None).unwrap();
     assert!(matches!(event(&mut worker), Event::Attached));
@@ -92,7 +92,7 @@ fn refusals_are_a_few_lines_in_a_second() {
 }
 
 #[test]
-fn says_nothing_of_those_that_only_look() {
+fn does_not_log_processes_that_only_ask_for_the_status() {
     let daemon = Daemon::start(&[]);
     for _ in 0..5 {
         assert!(smbdirectctl(&daemon.control, &[]).status.success());

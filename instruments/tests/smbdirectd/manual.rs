@@ -206,7 +206,7 @@ fn the_example_has_every_key_with_its_default() {
     assert_eq!(
         Settings::parse(EXAMPLE),
         Ok(Settings::default()),
-        "all commented out"
+        "every key is commented out"
     );
     let uncommented: Vec<&str> = EXAMPLE
         .lines()

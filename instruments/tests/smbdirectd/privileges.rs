@@ -67,7 +67,7 @@ fn serves_root_as_another_user_without_any_capability() {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
-    // The worker gets its first memory with this.
+    // The worker gets its first memory with this event.
     assert!(matches!(event(&mut worker), Event::Attached));
     let process = fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
     for line in [
@@ -89,7 +89,7 @@ fn serves_root_as_another_user_without_any_capability() {
 
 /// The device runs under its own user, and that user may give files only to groups to which it belongs.
 #[test]
-fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
+fn the_error_names_a_group_to_which_it_may_not_give_its_status_socket() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: the device as a user of its own: needs root");
         return;
@@ -111,9 +111,9 @@ fn a_group_that_it_may_not_give_its_status_socket_to_is_named() {
     assert!(!line.contains("control"), "{line}");
 }
 
-/// Otherwise systemd would restart it every second, for ever.
+/// If the unit started a wrongly configured device again, systemd would do so every second, for ever.
 #[test]
-fn the_unit_does_not_start_again_what_is_configured_wrongly() {
+fn the_unit_does_not_restart_a_wrongly_configured_device() {
     let directory = Directory::new();
     let file = directory.file("c.toml", "reactor = 1");
     let file = file.to_str().unwrap();
@@ -127,11 +127,14 @@ fn the_unit_does_not_start_again_what_is_configured_wrongly() {
     for code in codes {
         assert!(prevents.contains(&code.as_str()), "{code}");
     }
-    assert!(!prevents.contains(&"1"), "what may go away by itself");
+    assert!(
+        !prevents.contains(&"1"),
+        "exit status 1: the fault may go away by itself, so the unit must restart after it"
+    );
 }
 
 #[test]
-fn the_unit_has_a_user_of_its_own_and_no_more_than_it_needs() {
+fn the_unit_has_a_user_of_its_own_and_only_the_rights_that_it_needs() {
     let has = |line: &str| UNIT.lines().any(|found| found == line);
     for line in [
         "User=smbdirect",

@@ -136,7 +136,7 @@ fn the_json_has_all_that_the_table_shows() {
 }
 
 #[test]
-fn watches_what_moves_until_the_device_has_gone() {
+fn watches_the_traffic_until_the_device_has_gone() {
     let daemon = Daemon::start(&[]);
     let _peer = Peer::connect(daemon.address());
     let mut command = Command::new(&*SMBDIRECTCTL);
@@ -294,7 +294,7 @@ fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
 
 /// The exit status is the same as for errors that the command-line parser finds.
 #[test]
-fn what_is_wrong_with_the_command_line_of_bench_ends_with_2() {
+fn a_wrong_command_line_of_bench_ends_with_exit_status_2() {
     for (arguments, words) in [
         (&["//server/share"][..], "no user: give -U"),
         (&["//server/share", "-U", "me"], "the password is missing"),

@@ -163,12 +163,12 @@ fn the_window_is_not_overwritten_while_it_is_being_sent() {
     }
     scene.upload.sent();
     assert_eq!(scene.run(Some(200_000)).unwrap(), Next::Receive);
-    // The window started over; how much more there is depends on the socket.
+    // The window started over; how many more messages there are depends on the socket.
     assert!(scene.messages.iter().all(|it| *it == message(10_000, 0)));
 }
 
 #[test]
-fn nothing_is_sent_before_there_is_a_server_and_the_first_message_asks_for_one() {
+fn the_first_message_asks_for_a_server_and_nothing_is_sent_before_there_is_one() {
     let mut scene = Scene::new();
     assert_eq!(
         scene.write(&[0, 0, 0, 5, 0xFE], None).unwrap(),
@@ -197,7 +197,7 @@ fn a_session_request_is_answered_once_and_keepalives_are_skipped() {
 }
 
 #[test]
-fn smb1_garbage_and_what_is_too_long_end_the_connection() {
+fn smb1_garbage_and_too_long_messages_end_the_connection() {
     let cases: [(&[u8], &str); 3] = [
         (b"\0\0\0\x20\xFFSMB\x72", "client spoke SMB1"),
         (b"GET / HTTP/1.1\r\n", "does not speak SMB"),

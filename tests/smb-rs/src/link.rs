@@ -19,7 +19,7 @@ use smbdirect::units::Instant;
 
 use crate::carried::Carried;
 
-/// How long an orderly close may take.
+/// How long a graceful close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
 pub(crate) struct Link {
@@ -68,7 +68,7 @@ impl Link {
     pub(crate) fn check(&self) -> Result<()> {
         match &self.closed {
             None => Ok(()),
-            // After any other error the library continues.
+            // After any error other than `NotConnected` the library continues.
             Some(_) if self.established => Err(TransportError::NotConnected),
             Some(reason) => Err(IoError::other(reason.to_string()).into()),
         }
@@ -123,7 +123,7 @@ impl Link {
                 }
                 Event::Sent { cookie, .. } => {
                     if let Some((_, region)) = self.sending.remove(&cookie) {
-                        // This fails if the connection and its registrations are gone.
+                        // Deregistering fails if the connection and its registrations are gone.
                         let _ = self.transport.deregister(self.conn, region);
                     }
                 }

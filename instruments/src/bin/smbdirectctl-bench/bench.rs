@@ -18,8 +18,8 @@ use crate::report::{self, Report};
 
 /// The size of the requests that fill and check the file, in bytes, and how many of them are outstanding at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
-/// After a round of this length, the SMB Direct connection is replaced, because nothing may have served it for that
-/// long: after two minutes, servers ask whether a client is alive.
+/// After a round of this length, the SMB Direct connection is replaced, because perhaps it was not served during the
+/// round, and after two minutes servers ask whether a client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
 /// How often a progress line changes.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
         if case.verify && case.operation == Operation::Write {
             self.bulk(Operation::Read, "checking what was written")?;
         }
-        // Nothing may have served the SMB Direct connection for that long, and the server may have asked whether the
+        // Perhaps the SMB Direct connection was not served during that time, and the server has asked whether the
         // client is alive.
         if measured.time >= LONG_ROUND {
             if let Some((connection, _)) = direct.take() {
@@ -299,7 +299,7 @@ impl<'a> Bench<'a> {
         }
         let connected = Connection::smb_direct(address, config);
         let mut connection = connected.map_err(|error| match error {
-            // Another port does not help, whatever the cause.
+            // Only if SMB Direct could not connect, another port may help.
             Error::ConnectSmbDirect { .. } if is_announced => format!(
                 "{error} The server announces no port: if SMB Direct has another, use --address HOST:PORT"
             ),
@@ -388,8 +388,8 @@ impl<'a> Bench<'a> {
 
 /// Explains why signed or encrypted data cannot go by RDMA.
 fn refused_rdma() -> String {
-    "the server has no RDMA transform that signs or encrypts the data, and refuses RDMA without one where that is \
-     demanded: with --sign, --seal or --no-transforms, and where the server signs or encrypts, use --channel 0"
+    "the server has no RDMA transform that signs or encrypts the data, and refuses to move unprotected data by RDMA if \
+     protection is required: use --channel 0 with --sign, --seal or --no-transforms, or if the server signs or encrypts"
         .to_owned()
 }
 

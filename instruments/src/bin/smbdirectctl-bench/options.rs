@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_may_be_parts_of_one() {
+    fn seconds_may_have_a_fraction() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
         for wrong in ["", "0", "-1", "nan", "inf", "1e9", "5s"] {

@@ -105,15 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_filled_is_right_only_where_it_belongs() {
+    fn data_matches_only_at_its_own_offset_and_in_its_own_run() {
         let pattern = Pattern::new(77);
         let mut bytes = vec![0; 100];
         pattern.fill(&mut bytes, 4096);
         assert_eq!(pattern.check(&bytes, 4096), Ok(()));
-        let elsewhere = pattern.check(&bytes, 8192).expect_err("of another place");
+        let elsewhere = pattern.check(&bytes, 8192).expect_err("at another offset");
         assert_eq!(elsewhere.belongs_to, Some(4096));
         let another = Pattern::new(78);
-        assert!(another.check(&bytes, 4096).is_err(), "of another run");
+        assert!(another.check(&bytes, 4096).is_err(), "data of another run");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::client::{Request, Result};
 impl Connection {
     /// Sends several requests in one message, as soon as there are credits for all of them, and returns their message
     /// ids. A request with [`Header::RELATED`](crate::client::Header::RELATED) uses the session and the tree of the
-    /// request before it, and also its file if its own is [`FileId::NONE`](crate::client::FileId::NONE). If one of them
-    /// is encrypted, all are.
+    /// request before it; if it names [`FileId::NONE`](crate::client::FileId::NONE), it also uses that request's file.
+    /// If one of the requests is encrypted, all are.
     pub fn send_compound(&mut self, requests: &[Request<'_>]) -> Result<Vec<u64>> {
         let deadline = Deadline::new(self.config.timeout);
         let charges = requests.iter().map(|request| request.credit_charge.max(1));

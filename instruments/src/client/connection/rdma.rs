@@ -29,7 +29,7 @@ impl Connection {
 
     /// Returns the fabric that carries an SMB Direct connection; `None` over TCP. With an RDMA device, the server
     /// should not invalidate memory (`Channel::RdmaV1Invalidate`): most devices then end the connection, and others do
-    /// not report it.
+    /// not report the invalidation.
     pub fn fabric(&mut self) -> Option<FabricKind> {
         Some(self.link.rdma().ok()?.fabric())
     }

@@ -63,7 +63,7 @@ impl Link {
         }
     }
 
-    /// Returns a message whose memory may be used again.
+    /// Gives back a message, so that its memory may be used again.
     pub(super) fn recycle(&mut self, message: Vec<u8>) {
         match self {
             Self::Tcp(tcp) => tcp.recycle(message),

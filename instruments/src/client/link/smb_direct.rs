@@ -25,7 +25,7 @@ const REGIONS: usize = 1024;
 const KEPT: usize = 64;
 /// How long the acceptor may take to answer the negotiation before another connection is tried.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long an orderly close may take.
+/// How long a graceful close may take.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// Memory that the server may read or write while it is registered.
@@ -54,7 +54,7 @@ impl Registration {
         }
     }
 
-    /// Returns descriptors of all of it in `count` adjacent pieces; the last one takes the remainder.
+    /// Returns descriptors of all of this memory in `count` adjacent pieces; the last piece takes the remainder.
     #[must_use]
     pub fn pieces(&self, count: u32) -> Vec<BufferDescriptorV1> {
         let whole = self.descriptor().length;
@@ -125,7 +125,7 @@ impl SmbDirect {
         timeout: Duration,
     ) -> Result<Option<Self>> {
         let mut config = iwarp::Config {
-            // Later than this function gives up.
+            // The connection must not time out before this function gives up.
             connect_timeout: timeout * 2,
             ..iwarp::Config::default()
         };

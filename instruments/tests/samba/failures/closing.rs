@@ -100,7 +100,7 @@ fn a_share_is_closed_at_once() {
     }
     is_closed_at_once(&server, began);
     assert_eq!(end_of(&mut client, id), NtStatus::CANCELLED);
-    client.tcp.echo().expect("the same smbd");
+    client.tcp.echo().expect("the client's smbd still runs");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_file_that_an_administrator_closes_is_written_first() {
     assert_eq!(written.expect("a WRITE") as usize, data.len());
     wait_until("it is closed", || !is_held(&server));
     assert!(disk(&server, "file") == data);
-    client.tcp.echo().expect("the same smbd");
+    client.tcp.echo().expect("the client's smbd still runs");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_write_can_be_cancelled_and_its_connection_goes_on() {
 }
 
 #[test]
-fn the_end_of_a_session_or_tree_does_not_wait() {
+fn the_end_of_a_session_or_tree_does_not_wait_for_data() {
     type End = fn(&mut Client);
     let ends: [End; 2] = [
         |client| client.tcp.log_off().expect("a logoff"),

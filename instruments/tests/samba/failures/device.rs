@@ -191,7 +191,7 @@ fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_o
             .serve(Duration::from_millis(round * 4))
             .expect("a connection");
         server.kill_device();
-        client.tcp.echo().expect("the same smbd");
+        client.tcp.echo().expect("the client's smbd still runs");
         let written = client.tcp.write(tree, file, 0, &data);
         assert_eq!(written.expect("a WRITE") as usize, data.len());
         let read = client.tcp.read(tree, file, 0, 8 << 20);
@@ -204,7 +204,7 @@ fn whatever_is_under_way_when_the_device_is_killed_the_smbd_of_the_client_goes_o
 }
 
 #[test]
-fn a_request_is_answered_before_a_device_that_is_told_to_end_ends() {
+fn a_device_that_is_told_to_end_lets_smbd_answer_a_request_first() {
     let mut server = Server::start();
     let mut client = Client::connect(&server);
     let file = client.create("last");

@@ -43,7 +43,7 @@ impl Cable {
         }
     }
 
-    /// Cuts it: from now on neither side hears the other one.
+    /// Cuts the cable: from now on neither side hears the other.
     fn cut(mut self) {
         for end in self.ends.lock().expect("its ends").iter() {
             // The server may have closed it first.
@@ -264,7 +264,7 @@ fn a_client_that_loses_its_first_channel_goes_on_with_the_second() {
 }
 
 #[test]
-fn memory_that_a_client_has_taken_away_ends_that_channel_only() {
+fn a_client_that_deregisters_memory_too_early_loses_only_that_channel() {
     let server = Server::start();
     let mut client = Client::connect(&server);
     let file = client.create("taken-away");
@@ -278,7 +278,7 @@ fn memory_that_a_client_has_taken_away_ends_that_channel_only() {
         direct.deregister(&source).expect("a registration");
         let ended = direct.wait(id);
         assert!(matches!(ended, Err(Error::Closed(_))), "{ended:?}");
-        client.tcp.echo().expect("the same smbd");
+        client.tcp.echo().expect("the client's smbd still runs");
         client.direct = bind(&server, &client.tcp);
         client.put(file, 0, b"there").expect("a WRITE");
     }

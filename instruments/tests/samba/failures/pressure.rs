@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests more requests than there is memory for.
+//! Tests what happens if there are more requests than memory for them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -120,7 +120,7 @@ fn a_client_that_leaves_while_its_requests_wait_leaves_nothing_behind() {
 }
 
 #[test]
-fn memory_that_another_client_has_is_waited_for() {
+fn a_request_waits_for_memory_that_another_client_has() {
     let server = Server::start_with(Setup {
         device: "reactors = 1\nmemory_limit = \"100 MiB\"\n",
         ..Setup::default()

@@ -161,7 +161,7 @@ fn a_configuration_that_is_read_again_breaks_nothing() {
 }
 
 #[test]
-fn an_smbd_that_is_told_to_end_ends_and_the_next_one_is_served() {
+fn an_smbd_that_is_told_to_end_ends_and_the_device_serves_the_next_smbd() {
     let mut server = Server::start();
     let mut client = Client::connect(&server);
     let file = client.create("last");

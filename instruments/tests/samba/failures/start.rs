@@ -57,14 +57,14 @@ fn without_a_device_smbd_serves_tcp_and_says_so_once_until_there_is_one() {
         "a reader of the first line must see this, too"
     );
 
-    // smbd logs that again when the device is gone again.
+    // smbd logs the first line again when the device is gone again.
     server.kill_device();
     wait_until("a second line", || {
         lines(&server.log(), "serving only TCP until the smbdirect device").len() == 2
     });
 }
 
-/// Plays a device of another version for the next process that attaches. It sends that version, or nothing.
+/// Plays a device of another version for the next process that attaches. Sends the version `says`, or no version.
 fn refuse_one(path: &Path, says: Option<u32>) {
     fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let listener = SeqListener::bind(path).expect("a socket");
@@ -92,7 +92,7 @@ fn refuse_one(path: &Path, says: Option<u32>) {
 }
 
 #[test]
-fn a_device_of_another_version_is_said_also_after_there_was_none() {
+fn a_device_of_another_version_is_logged_even_if_the_lack_of_a_device_was_logged_before() {
     let own = abi::VERSION;
     for (says, versions) in [
         (None, format!("(smbd speaks version {own})")),
@@ -121,7 +121,7 @@ fn a_device_of_another_version_is_said_also_after_there_was_none() {
 }
 
 #[test]
-fn a_second_smbd_at_a_device_says_that_there_is_another() {
+fn a_second_smbd_at_a_device_logs_that_another_is_the_listener() {
     let first = Server::start();
     let same = format!("smb direct device = {}", first.control_socket().display());
     let second = Server::start_with(Setup {
@@ -138,7 +138,7 @@ fn a_second_smbd_at_a_device_says_that_there_is_another() {
 }
 
 #[test]
-fn without_what_smb_direct_needs_tcp_is_served_and_log_and_testparm_say_what_is_missing() {
+fn if_smb_conf_lacks_what_smb_direct_needs_only_tcp_is_served_and_log_and_testparm_say_why() {
     for (line, missing) in [
         (
             "server multi channel support = no",
@@ -166,7 +166,7 @@ fn without_what_smb_direct_needs_tcp_is_served_and_log_and_testparm_say_what_is_
 }
 
 #[test]
-fn smbdirect_among_the_transports_serves_it_at_the_port_that_it_names() {
+fn smbdirect_in_server_smb_transports_is_served_at_the_port_that_is_named_there() {
     if !Samba::from_environment().has_transports() {
         println!("this release has no transports in smb.conf");
         return;
@@ -177,7 +177,7 @@ fn smbdirect_among_the_transports_serves_it_at_the_port_that_it_names() {
     });
     let is_served = || Connection::smb_direct(server.smb_direct, config()).is_ok();
     let said = || lines(&server.log(), "at none of the ports");
-    wait_until("it says that no port fits", || said().len() == 1);
+    wait_until("smbd says that no port fits", || said().len() == 1);
     assert!(!is_served());
     let mut tcp = log_in(&server, config());
     let tree = tcp.tree_connect(&server.share_path()).expect("a tree");
@@ -189,14 +189,14 @@ fn smbdirect_among_the_transports_serves_it_at_the_port_that_it_names() {
 
     let port = format!("+smbdirect:{}", server.smb_direct.port());
     server.reconfigure("+smbdirect:1", &port);
-    wait_until("it is served at that port", is_served);
+    wait_until("SMB Direct at that port", is_served);
     Client::connect(&server).copy("with a port", 1);
     wait_until("an RDMA interface", &mut has_rdma);
 
     server.reconfigure(&port, "+smbdirect");
     Client::connect(&server).copy("with any port", 2);
     server.reconfigure("+smbdirect", "-smbdirect");
-    wait_until("it is off", || !is_served());
+    wait_until("SMB Direct is off", || !is_served());
     assert_eq!(said().len(), 1, "{}", server.log());
 }
 
@@ -276,7 +276,7 @@ fn a_client_is_denied_and_no_process_stays_even_if_the_device_stands_still() {
 
 #[test]
 fn no_more_clients_than_there_may_be_processes_are_served() {
-    // Two of the five are smbd's own.
+    // Two of the five processes are smbd's own.
     let server = Server::start_with(Setup {
         global: &["max smbd processes = 5"],
         ..Setup::default()
@@ -296,7 +296,7 @@ fn no_more_clients_than_there_may_be_processes_are_served() {
         assert!(clients.len() <= 5, "every client got in");
     };
     assert!(!clients.is_empty(), "{refused}");
-    // This is logged only once a minute, because there may be many.
+    // The refusal is logged only once a minute, because there may be many refusals.
     assert_eq!(lines(&server.log(), "max smbd processes").len(), 1);
     let status = server.device().status();
     assert_eq!(

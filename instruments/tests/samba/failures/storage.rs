@@ -71,7 +71,7 @@ fn a_full_disk_is_reported_and_once_there_is_room_the_write_succeeds() {
     let status = inline.expect_err("the disk is full").status();
     assert_eq!(status, Some(NtStatus::DISK_FULL));
     let read = client.get(file, 0, written).expect("a READ");
-    assert!(read == data[..written], "what was answered is there");
+    assert!(read == data[..written], "the answered WRITEs are not there");
 
     std::fs::remove_file(&ballast).expect("a file");
     while written < data.len() {
@@ -197,7 +197,7 @@ fn a_write_and_a_close_behind_it_both_end_in_order() {
         let disk = std::fs::read(server.files.join(&name)).expect("a file");
         assert!(disk == data, "round {round}");
     }
-    // It does not matter either if a channel ends in the meantime.
+    // The CLOSE also succeeds if the channel of the WRITE ends in the meantime.
     let file = client.create("left");
     send_put(&mut client.direct, tree, file, 0, &content(9, 8 << 20)).expect("sent");
     let close = Request::close(tree, file).expect("encoded");

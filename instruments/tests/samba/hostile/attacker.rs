@@ -166,7 +166,7 @@ pub(super) fn expect_unharmed(server: &Server) {
     drop(other);
     server.wait_for_device_status(|status| {
         let count = |name: &str| status[name].as_array().map_or(0, Vec::len);
-        // The processes are the listener, and the observer that asks.
+        // The two processes are the listener and the observer that asks for this status.
         count("connections") == 0 && count("processes") <= 2
     });
     assert_eq!(server.panics(), Vec::<String>::new());

@@ -128,7 +128,7 @@ const CASES: &[Case] = &[
     ("a descriptor past the end of addresses", Refused, |f| {
         f.descriptors[0].offset = u64::MAX - 10;
     }),
-    ("4095 descriptors past it", Refused, |f| {
+    ("4095 descriptors past that end", Refused, |f| {
         let mut last = f.memory.piece(0, LENGTH);
         last.offset = u64::MAX;
         f.list(vec![last; MOST as usize]);

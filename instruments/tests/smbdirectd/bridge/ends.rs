@@ -13,7 +13,7 @@ use super::scene::{Bridge, Client, framed, wait_for};
 use super::server::{Server, hash, pattern};
 
 #[test]
-fn what_a_client_sent_before_it_closed_its_half_reaches_the_server() {
+fn messages_that_a_client_sent_before_it_closed_its_half_reach_the_server() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
@@ -40,7 +40,7 @@ fn what_a_client_sent_before_it_closed_its_half_reaches_the_server() {
 }
 
 #[test]
-fn what_the_server_sent_before_it_closed_reaches_a_client_that_reads_late() {
+fn messages_that_the_server_sent_before_it_closed_reach_a_client_that_reads_late() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut client = bridge.client();
@@ -59,7 +59,7 @@ fn what_the_server_sent_before_it_closed_reaches_a_client_that_reads_late() {
 }
 
 #[test]
-fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_alone() {
+fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_only_its_own_connection() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut other = bridge.client();
@@ -80,7 +80,7 @@ fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_alone() {
         drop(client);
         wait_for(
             || server.connections() == 1,
-            || "it is still there".to_owned(),
+            || "the connection is still there".to_owned(),
         );
     }
     bridge.wait_for_log("closed by the client in the middle of a message; carried 1 messages");
@@ -91,7 +91,7 @@ fn a_client_that_breaks_off_in_the_middle_of_a_message_ends_alone() {
 }
 
 #[test]
-fn a_client_that_goes_while_it_holds_its_server_up_ends_alone() {
+fn a_client_that_leaves_while_it_holds_its_server_up_ends_only_its_own_connection() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut other = bridge.client();
@@ -104,27 +104,27 @@ fn a_client_that_goes_while_it_holds_its_server_up_ends_alone() {
             client.shut();
             wait_for(
                 || server.connections() == 1,
-                || "it is still there".to_owned(),
+                || "the connection is still there".to_owned(),
             );
         }
         // Some input is left unread, so the connection is reset.
         drop(client);
         wait_for(
             || server.connections() == 1,
-            || "it is still there".to_owned(),
+            || "the connection is still there".to_owned(),
         );
     }
     other.echo(b"after");
     drop(other);
     wait_for(
         || server.connections() == 0,
-        || "it is still there".to_owned(),
+        || "the connection is still there".to_owned(),
     );
     assert_eq!(bridge.stop()["connections"]["carried"], 3);
 }
 
 #[test]
-fn a_server_that_breaks_off_ends_its_clients_connection_alone() {
+fn a_server_that_breaks_off_ends_only_its_clients_connection() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     let mut other = bridge.client();
@@ -176,7 +176,7 @@ fn a_client_of_a_server_that_is_not_there_is_closed_with_one_line() {
 }
 
 #[test]
-fn a_server_that_speaks_no_iwarp_costs_its_clients_connection() {
+fn a_server_that_does_not_speak_iwarp_ends_only_its_clients_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let bridge = Bridge::to(listener.local_addr().expect("an address"));
     for said in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[0; 4096], b""] {
@@ -243,9 +243,9 @@ fn more_clients_than_are_allowed_are_turned_away() {
     drop(a);
     wait_for(
         || server.connections() == 1,
-        || "it is still there".to_owned(),
+        || "the connection is still there".to_owned(),
     );
-    // Its place is free once the bridge knows that the server has closed.
+    // The client's place is free once the bridge knows that the server has closed.
     bridge.wait_for_log("closed by the client;");
     bridge.client().echo(b"c");
     b.echo(b"b");
@@ -253,7 +253,7 @@ fn more_clients_than_are_allowed_are_turned_away() {
 }
 
 #[test]
-fn a_bridge_that_is_stopped_ends_its_connections_in_order() {
+fn a_stopped_bridge_ends_its_connections_gracefully() {
     let server = Server::start();
     let bridge = Bridge::to(server.address);
     // Connections are accepted in order, so the bridge has accepted this one once it serves the others.
@@ -326,5 +326,8 @@ fn signals_that_come_together_are_one() {
     let (status, log, _) = bridge.ended();
     assert!(status.success(), "{status}; {log}");
     drop(client);
-    wait_for(|| !server.sunk().is_empty(), || "it is lost".to_owned());
+    wait_for(
+        || !server.sunk().is_empty(),
+        || "the message is lost".to_owned(),
+    );
 }

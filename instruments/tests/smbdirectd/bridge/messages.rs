@@ -93,7 +93,7 @@ fn fifty_connections_at_once_do_not_mix() {
 }
 
 #[test]
-fn crcs_and_the_smallest_limits_carry_the_same() {
+fn messages_stay_the_same_with_crcs_and_the_smallest_limits() {
     let server = Server::start();
     let limits = [
         "--max-receive-size=128",

@@ -176,7 +176,7 @@ impl Client {
         assert_eq!(rest, b"", "something came before the end");
     }
 
-    /// Expects the same, but the bridge must close gracefully.
+    /// Expects that the bridge closes gracefully, and sends nothing before that.
     pub(crate) fn expect_end_in_order(&mut self) {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).expect("a graceful end");
