@@ -339,8 +339,7 @@ fn a_deregistered_token_is_invalid_even_in_the_middle_of_an_fpdu() {
         world.fabric.deregister(victim.conn, gone).unwrap();
         let next = world.register(victim.conn, 100, Access::RemoteWrite);
         assert_eq!(
-            next.region.id,
-            gone,
+            next.region.id, gone,
             "the test needs a new region with the old number"
         );
         victim.peer.send(&write[50..]);
