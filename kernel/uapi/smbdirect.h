@@ -131,7 +131,7 @@
 /* Bit in value of NEGOTIATED: the client supports multichannel. */
 #define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
 
-/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data. */
+/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data, as its session demands. What a single share encrypts besides is not in the note. */
 /* File data is neither signed nor encrypted, and may go by RDMA. */
 #define SMBDIRECT_PROTECTION_PLAIN 0
 /* File data is signed, and may go by RDMA with a transform. */
