@@ -136,10 +136,11 @@ impl Server {
         let (mut observers, mut scrapers) = (Clients::default(), Clients::default());
         let mut recent = Recent::default();
         while self.wait_for(&observers, &scrapers) {
-            let mut accepted = observers.admit(|| self.socket.accept().map(Observer::new));
-            if let Some(listener) = &self.metrics {
-                accepted = accepted.and(scrapers.admit(|| Scraper::accept(listener)));
-            }
+            let observer = observers.admit(|| self.socket.accept().map(Observer::new));
+            let scraper = match &self.metrics {
+                Some(listener) => scrapers.admit(|| Scraper::accept(listener)),
+                None => Ok(()),
+            };
             let mut answers = Answers {
                 shared: &self.shared,
                 control: &self.control,
@@ -148,7 +149,7 @@ impl Server {
             };
             observers.step(&mut answers);
             scrapers.step(&mut answers);
-            let pause = match accepted {
+            let pause = match observer.and(scraper) {
                 Ok(()) => PAUSE,
                 Err(_) => ACCEPT_PAUSE,
             };

@@ -153,11 +153,12 @@ impl Control {
         match pending.asker {
             Asker::Owner(mut threads) => {
                 // If a thread no longer waits, that is fine.
-                let last = threads.pop();
-                for thread in threads {
-                    let _ = thread.try_send(status.clone());
+                if let Some(last) = threads.pop() {
+                    for thread in threads {
+                        let _ = thread.try_send(status.clone());
+                    }
+                    let _ = last.try_send(status);
                 }
-                let _ = last.map(|last| last.try_send(status));
                 self.report_to_waiting();
             }
             Asker::Process { id, cookie } => {
