@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Gathers the facts for the doctor from the device, from /proc and /sys, and from [programs](super::programs):
-//! testparm, smbd and those of firewalls.
+//! Gathers the facts for the doctor from the device, from /proc and /sys, and from programs
+//! ([`programs`]): testparm, smbd and those of firewalls.
 //!
 //! A fact that cannot be read is left out, and the check that needs it says so. Nothing is changed, and only the
 //! connections of [probe](super::probe) reach the network.
