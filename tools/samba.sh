@@ -425,14 +425,18 @@ check_form() {
 
 # A reviewer can read about 250 lines at once; some patches that add a file are a little longer.
 patch_lines=300
-check_targets=(smbd/smbd smbpasswd smbstatus testparm smbtorture vfs_acl_xattr vfs_streams_xattr)
+check_targets=(smbd/smbd smbpasswd smbstatus testparm vfs_acl_xattr vfs_streams_xattr)
 
 # Applies one patch after the other to one tree. After each: builds smbd, compiles the files that the patch touches with
 # the warnings of Samba's developers, with and without the option, and tests smbd over TCP with smbtorture. At the end
 # builds the same smbd without the option and without this repository, which must contain nothing of the patches.
 #
-# A patch may change a header of 1,600 files, so nothing is optimized but the files that are compiled for their warnings.
+# A patch may change a header of a thousand files. So nothing is optimized but the files that are compiled for their
+# warnings, and all prefixes are tested with the smbtorture of the whole series.
 verb_check() {
+    local smbtorture
+    verb_build
+    smbtorture=$(tree_path)/bin/smbtorture
     cflags=-O0
     local tree=$cache/check-$release table=$cache/check-$release.txt first=${1:-1} last=${2:-} all=() number patch started built
     mapfile -t all < <(patches)
@@ -455,7 +459,7 @@ verb_check() {
         check_form "$patch"
         check_patch "$tree" "$patch"
         built=$SECONDS
-        if ! tools/samba_tcp.py "$tree" >"$tree/tcp.log" 2>&1; then
+        if ! tools/samba_tcp.py "$tree" "$smbtorture" >"$tree/tcp.log" 2>&1; then
             tail -n 40 "$tree/tcp.log"
             die "$series/$patch: the tests over TCP failed; their output is in $tree/tcp.log"
         fi
@@ -471,7 +475,11 @@ verb_check() {
 
 check_patch() {
     local tree=$1 patch=$2 changed
-    apply_patch "$tree" "$patch"
+    # An earlier check may have been interrupted here.
+    if [ "$(cat "$tree/applied" 2>/dev/null)" != "$patch" ]; then
+        apply_patch "$tree" "$patch"
+        echo "$patch" >"$tree/applied"
+    fi
     copy_library "$tree"
     changed=$(git apply --numstat "$series/$patch" | cut -f 3)
     # The patch changes what configure looks at, so configure again.
@@ -495,7 +503,7 @@ warnings() {
 check_without() {
     local tree=$1
     say "without --with-smbdirect"
-    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin" "${tree:?}/checked"
+    rm -rf "${tree:?}/lib/smbdirect" "${tree:?}/bin" "${tree:?}/checked" "${tree:?}/applied"
     configure "$tree"
     waf_build "$tree" smbd/smbd
     if find "$tree/bin/default/source3" -name '*.o' -path '*smbd*' -print0 | xargs -0 nm -A | grep -i ' U smbdirect_' ||

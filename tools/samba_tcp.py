@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs a few suites of smbtorture over TCP against the smbd of a build tree, without SMB Direct.
 
-    tools/samba_tcp.py TREE
+    tools/samba_tcp.py TREE SMBTORTURE
 
 `tools/samba.sh check` does this after each patch, so the suites are short and cover what the patches change: sending
 and receiving, compounds, READ and WRITE, closing files, breaks that wait for acknowledgements, and connections that one
@@ -42,9 +42,9 @@ class TcpServer(Server):
         pass
 
 
-def run(server, suite):
+def run(server, smbtorture, suite):
     """Runs a suite. Returns smbtorture's output, and the names of the tests that passed and of those that did not."""
-    command = [server.samba / "bin/smbtorture", "//127.0.0.1/share", "-p", str(server.ports["tcp"]),
+    command = [smbtorture, "//127.0.0.1/share", "-p", str(server.ports["tcp"]),
                "-U", f"{server.user}%{PASSWORD}", "-s", server.config, "--target=samba3",
                "--option=torture:progress=no", suite]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -58,10 +58,10 @@ def run(server, suite):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
     end_in_order()
-    samba = pathlib.Path(sys.argv[1]).resolve()
+    samba, smbtorture = (pathlib.Path(path).resolve() for path in sys.argv[1:])
     passed, failed = 0, []
     # smbd's user must be able to enter the directory.
     with tempfile.TemporaryDirectory(prefix="samba-tcp-") as directory:
@@ -71,7 +71,7 @@ def main():
         try:
             server.start()
             for suite in SUITES:
-                said, good, bad = run(server, suite)
+                said, good, bad = run(server, smbtorture, suite)
                 passed += len(good)
                 if bad or not good:
                     failed += bad or [f"{suite}: no test ran"]
