@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 
-# Some warnings need what only the optimizer finds out.
-WARNINGS = """-g -O2 -Wall -Wshadow -Wmissing-prototypes -Wmissing-field-initializers -Wformat-overflow=2 -Wcast-align
+# Some warnings need what only the optimizer finds out. DEVELOPER forbids functions that Samba wraps, such as malloc().
+WARNINGS = """-g -O2 -DDEVELOPER -Wall -Wshadow -Wmissing-prototypes -Wmissing-field-initializers -Wformat-overflow=2 -Wcast-align
     -Wcast-qual -fno-common -Wstrict-prototypes -Wwrite-strings -Wimplicit-function-declaration -Wimplicit-int
     -Wpointer-arith -Wdeclaration-after-statement -Wreturn-type -Wuninitialized -Wimplicit-fallthrough
     -Wstrict-overflow=2 -Wold-style-definition -Wformat=2 -Wno-format-y2k -Wno-format-zero-length -Wformat-security
