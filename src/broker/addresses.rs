@@ -131,8 +131,8 @@ fn is_it(listen: &Listen, local: &Local) -> bool {
     local.ip == listen.address.ip() && (scope_id == 0 || scope_id == local.scope_id)
 }
 
-/// Returns the status of an address that `listen` names, unless its interface is down. An address that no interface has
-/// may still belong to this machine, if it is routed here.
+/// Returns the status of an address that `listen` names; `None` if the address's interface is down. An address that no
+/// interface has may still belong to this machine, if the address is routed here.
 fn itself(listen: &Listen, locals: &[Local]) -> Option<AddressStatus> {
     let local = locals.iter().find(|local| is_it(listen, local));
     if local.is_some_and(|local| !local.is_up) {

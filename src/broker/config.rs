@@ -529,7 +529,8 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     }
 }
 
-/// Returns whether an address names its network: all networks have the same IPv6 link-local addresses.
+/// Returns whether an address shows which network it is in. An IPv6 link-local address does so only with a scope,
+/// because all networks have the same link-local addresses.
 fn is_of_one_link(address: SocketAddr) -> bool {
     match address {
         SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,

@@ -246,7 +246,8 @@ mod tests {
         }
     }
 
-    /// Finds devices: 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP device, and that of 10.9.x.x is unknown.
+    /// Finds devices: 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP device. For 10.9.x.x, the
+    /// search fails.
     fn devices(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         let IpAddr::V4(ip) = ip else {
             return Ok(None);
