@@ -6,7 +6,7 @@
 //! An unspecified address in `listen` stands for all addresses of its family that are up, except for loopback
 //! addresses, which no other machine can reach. Any other address stands for itself, once this machine has it.
 //! Link-local IPv6 addresses are never announced, because their scope means nothing to another machine, and smbd could
-//! not pass it on.
+//! not pass the scope on.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -131,8 +131,8 @@ fn is_it(listen: &Listen, local: &Local) -> bool {
     local.ip == listen.address.ip() && (scope_id == 0 || scope_id == local.scope_id)
 }
 
-/// Returns the status of an address that `listen` names, unless its interface is down. An address that no interface has
-/// may still belong to this machine, if it is routed here.
+/// Returns the status of an address that `listen` names; `None` if the address's interface is down. An address that no
+/// interface has may still belong to this machine, if the address is routed here.
 fn itself(listen: &Listen, locals: &[Local]) -> Option<AddressStatus> {
     let local = locals.iter().find(|local| is_it(listen, local));
     if local.is_some_and(|local| !local.is_up) {
@@ -193,15 +193,15 @@ fn local(entry: &InterfaceAddress) -> Option<Local> {
         ip,
         scope_id,
         interface: name.to_owned(),
-        // This is 0 if the interface has gone in the meantime, which a notification will report.
+        // The index is 0 if the interface has gone in the meantime; a notification will report its end.
         index: if_nametoindex(name).unwrap_or(0),
         speed: speed(name),
         is_up: entry.flags.contains(up),
     })
 }
 
-/// Returns the speed of an interface in bits per second; `None` if the interface does not report one, which the system
-/// may show as -1.
+/// Returns the speed of an interface in bits per second; `None` if the interface does not report one. The system may
+/// show an unreported speed as -1.
 fn speed(interface: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
     let megabits: u64 = text.trim().parse().ok()?;
@@ -247,7 +247,7 @@ impl Watch {
     }
 
     /// Takes all notifications. Their contents do not matter, because the addresses are read again; nor does it matter
-    /// if the socket had no room for some.
+    /// if some are lost because the socket had no room for them.
     pub(super) fn calm(&self) {
         for _ in 0..NOTIFICATIONS {
             let taken = recv(&self.0, &mut [0_u8; 1][..], RecvFlags::empty());

@@ -34,8 +34,8 @@ pub const METRICS_PORT: u16 = 9445;
 pub struct Config {
     /// The addresses on which the broker accepts SMB Direct: 1 to 64; port 0 stands for a free port.
     pub listen: Vec<Listen>,
-    /// The fabric of addresses that do not name one. With `None`, RDMA devices serve their own addresses, and software
-    /// serves the others.
+    /// The fabric of those addresses in `listen` that do not name a fabric. With `None`, RDMA devices serve their own
+    /// addresses, and software serves the others.
     pub fabric: Option<FabricKind>,
     /// Path of the control socket: absolute, and at most 100 bytes long. The status socket is beside it
     /// ([`device::status_path`]).
@@ -52,15 +52,15 @@ pub struct Config {
     /// The values with which this side negotiates accepted connections.
     pub acceptor: proto::Config,
     /// Maximum number of connections at a time, of all reactors together: 1 to 65,536. One source (an IPv4 address, or
-    /// a /64 of IPv6) may have a quarter of them, and of `max_unauthenticated` and `max_undispatched`, unless it is one
-    /// of `gateways`.
+    /// a /64 of IPv6) may have a quarter of this number, and of `max_unauthenticated` and `max_undispatched`, unless
+    /// the source is one of `gateways`.
     pub max_connections: usize,
     /// Maximum number of a reactor's connections that have not negotiated: 1 to 65,536.
     pub max_unnegotiated: usize,
-    /// The same limit for one source.
+    /// Maximum number of one source's connections in a reactor that have not negotiated.
     pub max_unnegotiated_per_source: usize,
     /// Maximum number of connections without a session, of all reactors together: 1 to 65,536. If there are more, the
-    /// source with the largest number of them loses its oldest one.
+    /// source with the largest number of them loses its oldest such connection.
     pub max_unauthenticated: usize,
     /// Maximum number of connections that are offered to the listener at a time; others wait. 1 to 65,536.
     pub max_undispatched: usize,
@@ -85,7 +85,8 @@ pub struct Config {
     pub memory: MemParams,
     /// Maximum number of bytes of memory of all workers together, at least [`Config::least_memory`].
     pub memory_limit: u64,
-    /// Time after which memory that a worker does not use is taken back; it may take twice as long. 10 ms to 1 h.
+    /// Time after which memory that a worker does not use is taken back; the worker may keep the memory for twice this
+    /// time. 10 ms to 1 h.
     pub memory_idle_timeout: Duration,
     /// Number of entries of a submission ring, and of a completion ring: a power of two, 16 to 65,536.
     pub queue_depth: u32,
@@ -98,8 +99,8 @@ pub struct Config {
 pub struct Listen {
     /// The address and port; an unspecified address stands for all addresses of its family.
     pub address: SocketAddr,
-    /// The network's speed, as it is announced to clients, in bits per second: 1 Mbit/s to 100 Tbit/s. With `None`, it
-    /// is the speed that the system reports.
+    /// The network's speed, as it is announced to clients, in bits per second: 1 Mbit/s to 100 Tbit/s. With `None`, the
+    /// speed that the system reports is announced.
     pub link_speed: Option<u64>,
     /// The fabric that serves the address; with `None`, [`Config::fabric`] decides.
     pub fabric: Option<FabricKind>,
@@ -130,7 +131,7 @@ pub struct OutOfRange {
 /// The largest allowed value of each limit on what peers and processes can make a broker hold.
 const MOST: usize = 1 << 16;
 /// Length of the longest path of a control socket. A socket address holds 107 bytes, and the path of the status socket
-/// may be longer.
+/// may be longer than that of the control socket.
 const LONGEST_PATH: usize = 100;
 /// The longest allowed timeout.
 const LONGEST_TIME: Duration = Duration::from_secs(3600);
@@ -271,7 +272,8 @@ impl Config {
         )
     }
 
-    /// Returns the number of bytes with which one worker can do everything, even if slowly. A lower limit is useless.
+    /// Returns the number of bytes with which one worker can do everything, even if slowly. A lower
+    /// [`Config::memory_limit`] is useless.
     #[must_use]
     pub fn least_memory(&self) -> u64 {
         self.reserve().all().saturating_mul(2)
@@ -527,7 +529,8 @@ fn illegal(acceptor: &proto::Config, error: ConfigError) -> OutOfRange {
     }
 }
 
-/// Returns whether an address names its network: all networks have the same IPv6 link-local addresses.
+/// Returns whether an address shows which network it is in. An IPv6 link-local address does so only with a scope,
+/// because all networks have the same link-local addresses.
 fn is_of_one_link(address: SocketAddr) -> bool {
     match address {
         SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,

@@ -5,11 +5,12 @@
 //!
 //! The device keeps the last few thousand events, each with a number that grows by one, so that a process that asks
 //! again and again gets each event once, and notices if it asked too late for some: their numbers are missing. The
-//! memory has a limit, whatever clients and processes do.
+//! memory for the events has a limit, whatever clients and processes do.
 //!
 //! A stranger can cause events as fast as it connects: those of connections, and, because smbd starts a process for a
 //! new client, those of processes that come and go. So there are three lists with one numbering, and none of these
-//! events takes the place of one that tells what went wrong: a process that was refused or broke a rule, or a limit.
+//! events takes the place of an event that tells what went wrong: that a process was refused or broke a rule, or that a
+//! limit was reached.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -41,7 +42,7 @@ pub struct Events {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// The number of the event. A number that is missing between two events is that of one that is no longer kept.
+    /// The number of the event. A number that is missing between two events belongs to an event that is no longer kept.
     pub number: u64,
     /// The time of the event, in seconds since 1970.
     pub time_seconds: f64,
@@ -193,8 +194,8 @@ impl Rings {
     }
 }
 
-/// Returns whether a process that was detached with this status did something wrong. Others have gone by themselves, or
-/// their client has.
+/// Returns whether a process that was detached with this status did something wrong. Every other process has gone by
+/// itself, or its client has gone.
 fn is_fault(status: Option<&str>) -> bool {
     matches!(status, Some("again" | "corrupt" | "system"))
 }

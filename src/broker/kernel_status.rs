@@ -20,7 +20,7 @@ use crate::engine::peer::Role;
 /// The records are not a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// The first record is not the device.
+    /// The first record is not that of the device.
     #[error("the status of the kernel's device does not begin with the device")]
     NoDevice,
     /// A record is longer than what is left, or shorter than its head.
@@ -135,7 +135,7 @@ fn of_device(device: &Device) -> Status {
         totals: Totals {
             connections: device.connections as usize,
             undispatched: device.undispatched as usize,
-            // The device does not report it. Besides offers, only a few transfers have tokens.
+            // The device does not report this number. Besides offers, only a few transfers have tokens.
             dispatching: device.offered as usize,
             unauthenticated: device.unauthenticated as usize,
             offered: device.offered as usize,

@@ -34,14 +34,14 @@ pub(super) fn usage() -> Usage {
     }
 }
 
-/// Returns the number of open descriptors. From Linux 6.2 on, it is the size of the directory.
+/// Returns the number of open descriptors. From Linux 6.2 on, this number is the size of the directory that lists them.
 fn open_descriptors() -> u64 {
     let directory = Path::new("/proc/self/fd");
     let size = directory.metadata().map_or(0, |file| file.len());
     if size > 0 {
         return size;
     }
-    // One of them is the open directory.
+    // One of the listed descriptors is that of the open directory itself.
     let listed = fs::read_dir(directory).map_or(0, Iterator::count);
     listed.saturating_sub(1) as u64
 }

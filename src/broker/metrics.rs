@@ -24,7 +24,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const STATES: [&str; 4] = ["fresh", "offered", "owned", "ending"];
 
 /// The statuses with which processes are refused. Each has a series even if no process has got it: without a 0, a rate
-/// would miss the first one.
+/// would miss the first refusal.
 const REFUSALS: [device::Status; 7] = [
     device::Status::Corrupt,
     device::Status::Denied,
@@ -35,7 +35,8 @@ const REFUSALS: [device::Status; 7] = [
     device::Status::Version,
 ];
 
-/// The reasons of ends that mean that something took too long. Each has a series for each fabric, for the same reason.
+/// The reasons of those connection ends for which something took too long. Each reason has a series for each fabric
+/// even if no connection has ended for this reason: without a 0, a rate would miss the first end.
 const TIMEOUTS: [&str; 7] = [
     "claim_timeout",
     "close_timeout",
@@ -128,8 +129,8 @@ fn device(text: &mut Text, status: &Status) {
     }
 }
 
-/// Returns whether the device reports refused processes and ends by reason. One in the kernel, which is not a process,
-/// does not.
+/// Returns whether the device reports refused processes and ends by reason. A device in the kernel, which is not a
+/// process, does not.
 const fn reports_refusals(status: &Status) -> bool {
     status.usage.is_some()
 }

@@ -15,14 +15,14 @@
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `observers` | the thread that answers processes that may only ask for the status and the events, and Prometheus |
 //! | `reactor` | a thread that drives a shard of the connections |
-//! | `addresses` | the addresses on which clients reach it, and their interfaces |
+//! | `addresses` | the addresses on which clients reach the broker, and their interfaces |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
-//! | `config`, `settings`, `quantity`, `log`, `suggest` | its configuration, and the file that holds it |
+//! | `config`, `settings`, `quantity`, `log`, `suggest` | the broker's configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker reports about itself |
-//! | [`metrics`] | the same report for Prometheus |
+//! | [`metrics`] | the broker's report for Prometheus |
 //! | [`events`] | what has happened lately |
-//! | [`kernel_status`] | the same report for a device in the kernel, for smbdirectctl |
+//! | [`kernel_status`] | the report of a device in the kernel, in the broker's form, for smbdirectctl |
 //!
 //! The rules of a device, in a process or in a kernel, are in [`engine`](crate::engine).
 //!
@@ -80,7 +80,7 @@ use crate::units::Credits;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
-/// those that follow.
+/// the receives after it.
 const OWN_REGIONS: usize = 2;
 
 /// Maximum number of credits that a client holds until its connection has a session.
@@ -122,7 +122,7 @@ pub enum StartError {
     Directory {
         /// Its path.
         path: String,
-        /// What is wrong with its directory.
+        /// What is wrong with the socket's directory.
         source: UnsafeDirectory,
     },
     /// A value is out of range.
@@ -142,8 +142,8 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// Returns the configuration of a broker's [`iwarp::Iwarp`] fabrics: those of all reactors listen on the same
-/// addresses, and a connection has room for all segments of its owner and for all of its receives.
+/// Returns the configuration of a broker's [`iwarp::Iwarp`] fabrics: the fabrics of all reactors listen on the same
+/// addresses, and a connection has room for all segments of its owner and for all receives of the connection.
 #[must_use]
 pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let mut iwarp = iwarp::Config {
@@ -158,7 +158,7 @@ pub fn iwarp_config(config: &Config) -> iwarp::Config {
     let segments = config.memory.send.max_segments as usize;
     let segments = segments.saturating_add(config.memory.bulk.max_segments as usize);
     iwarp.depths.regions = segments.saturating_add(OWN_REGIONS);
-    // The negotiation needs one more.
+    // The negotiation needs one more receive.
     let receives = usize::from(config.acceptor.receive_credit_max.0) + 1;
     iwarp.depths.recvs = iwarp.depths.recvs.max(receives);
     iwarp
@@ -184,7 +184,7 @@ pub struct Broker {
 
 impl Broker {
     /// Starts the threads of a broker; `make_fabric` makes the fabric of a reactor. One reactor drives the connections
-    /// of all RDMA devices; the software fabric has [`Config::reactors`] of them.
+    /// of all RDMA devices; the software fabric has [`Config::reactors`] reactors.
     ///
     /// # Errors
     ///
@@ -256,13 +256,14 @@ impl Broker {
                 tracing::error!("the control thread cannot wait for events: {error}");
             }
         })?);
-        // These are made before the first thread: if a thread cannot be started, dropping its `Ended` reports that.
+        // All `Ended`s are made before the first thread: if a thread cannot be started, dropping its `Ended` reports
+        // the failure.
         let ended = |number| Ended(number, self.control.clone());
         let ended: Vec<Ended> = (0..reactors.len()).map(ended).collect();
         for (ended, mut reactor) in ended.into_iter().zip(reactors) {
             let thread = thread::Builder::new().name(format!("reactor {}", ended.0));
             self.threads.push(thread.spawn(move || {
-                // This is dropped last, even if the thread panics.
+                // `ended` is dropped last, even if the thread panics.
                 let ended = ended;
                 if let Err(error) = reactor.run() {
                     tracing::error!(reactor = ended.0, "the fabric has failed: {error}");
@@ -396,7 +397,8 @@ impl Drop for Ended {
     }
 }
 
-/// Makes the transport of a reactor. It listens on `listen_at`, whose ports become real ones.
+/// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
+/// ones.
 #[allow(clippy::type_complexity)]
 fn listen<F: Fabric>(
     shared: &Shared,
@@ -416,7 +418,7 @@ fn listen<F: Fabric>(
         max_unnegotiated_per_source: config.max_unnegotiated_per_source,
         // Which connection has to end for a newcomer is decided once the newcomer has negotiated.
         max_connections: config.max_connections + config.max_unnegotiated,
-        // A worker's queue never has more submissions outstanding.
+        // A worker's queue never has more submissions outstanding than this.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,
     };

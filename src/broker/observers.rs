@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
-//! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is one.
+//! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is such an
+//! address.
 //!
 //! A thread of its own serves all these clients in rounds, in which each gets as far as it can without waiting. Every
 //! user of the machine can connect to the address of the metrics, so a client that says nothing, or takes nothing, must
-//! not keep others waiting: each has little time, and of each kind there are a few, of which a newcomer replaces the
-//! oldest. Each status is work for all reactors, so a round asks for it once, however many clients want it, and the
-//! metrics are made once a second.
+//! not keep others waiting: each client has little time, and the number of clients of each kind is limited: beyond the
+//! limit, a newcomer replaces the oldest. Each status is work for all reactors, so a round asks for the status at most
+//! once, however many clients want it, and the metrics are made at most once a second.
 //!
-//! Only closing a descriptor that a process has sent to the status socket may take long. That delays the others here,
-//! and nothing else of the device. The thread answers until the broker has ended.
+//! Only closing a descriptor that a process has sent to the status socket may take long. Such a close delays the other
+//! clients of this thread, and nothing else of the device. The thread answers until the broker has ended.
 
 mod http;
 mod observer;
@@ -88,7 +89,7 @@ impl Server {
 }
 
 /// Listens on the address of the metrics. If that fails, the log says so, and there are no metrics: any user of the
-/// machine can take the port while the device restarts, and must not keep it from serving clients.
+/// machine can take the port while the device restarts, and must not keep the device from serving clients.
 pub(super) fn listen(address: SocketAddr) -> Option<TcpListener> {
     let listener = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -160,8 +161,8 @@ impl Server {
         observers.dismiss(Status::Stopping);
     }
 
-    /// Waits until there is something to do for clients, or until the time of one is over. Returns `false` if the
-    /// thread has to end.
+    /// Waits until there is something to do for clients, or until the time of one of them is over. Returns `false` if
+    /// the thread has to end.
     fn wait_for(&self, observers: &Clients<Observer>, scrapers: &Clients<Scraper>) -> bool {
         let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
         let metrics = self.metrics.iter();
@@ -198,7 +199,7 @@ trait Client: AsFd {
     /// Reads what the client has sent, and answers it, without waiting. Returns whether the client stays.
     fn step(&mut self, answers: &mut Answers<'_>) -> bool;
 
-    /// Tells the client why it does not stay, if it would understand that.
+    /// Tells the client why it does not stay, if the client would understand the reason.
     fn dismiss(&self, status: Status);
 }
 
@@ -218,7 +219,7 @@ impl<C: Client> Clients<C> {
         clients.map(|(client, _)| PollFd::new(client, client.waits_for()))
     }
 
-    /// Returns when the time of the oldest is over.
+    /// Returns when the time of the oldest client is over.
     fn next(&self) -> Option<Instant> {
         self.0.front().map(|(_, until)| *until)
     }
@@ -244,7 +245,7 @@ impl<C: Client> Clients<C> {
         Ok(())
     }
 
-    /// Lets each take a step, and ends those whose time is over.
+    /// Lets each client take a step, and ends those whose time is over.
     fn step(&mut self, answers: &mut Answers<'_>) {
         self.0.retain_mut(|(client, until)| {
             if !client.step(answers) {
@@ -258,7 +259,7 @@ impl<C: Client> Clients<C> {
         });
     }
 
-    /// Ends all of them.
+    /// Ends all clients.
     fn dismiss(self, status: Status) {
         for (client, _) in self.0 {
             client.dismiss(status);
@@ -298,12 +299,12 @@ impl Answers<'_> {
     }
 }
 
-/// The metrics that were made last, and when that began.
+/// The metrics that were made last, and when making them began.
 #[derive(Debug, Default)]
 struct Recent(Option<(Instant, String)>);
 
 impl Recent {
-    /// Returns them, unless they are too old.
+    /// Returns the metrics, unless they are too old.
     fn text(&self, now: Instant) -> Option<&str> {
         let (at, text) = self.0.as_ref()?;
         let age = now.saturating_duration_since(*at);

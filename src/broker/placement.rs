@@ -9,9 +9,9 @@
 //! | all addresses of a family | a device for each that has one, software for the others | software for all |
 //!
 //! iWARP devices share the ports of TCP. So beside an iWARP device, software cannot listen on the unspecified address:
-//! it takes the other addresses one by one, except for those that no other machine can reach. An iWARP device never
-//! takes port 445, which smbd uses. RoCE and InfiniBand have ports of their own; their clients try SMB Direct on port
-//! 445 as well as on port 5445. The system is asked for its addresses and devices once, when the broker starts.
+//! software takes the other addresses one by one, except for those that no other machine can reach. An iWARP device
+//! never takes port 445, which smbd uses. RoCE and InfiniBand have ports of their own; their clients try SMB Direct on
+//! port 445 as well as on port 5445. The system is asked for its addresses and devices once, when the broker starts.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -192,8 +192,8 @@ fn device(listen: &Listen, devices: &Devices<'_>) -> Result<Option<Device>, NotP
     devices(listen.address.ip())
 }
 
-/// Checks that an RDMA device can serve an address: the address belongs to one, or may do so once this machine has the
-/// address.
+/// Checks that an RDMA device can serve an address: the address belongs to such a device, or may do so once this
+/// machine has the address.
 fn needed(listen: &Listen, locals: &[Local], devices: &Devices<'_>) -> Result<(), NotPlaced> {
     let address = listen.address;
     match device(listen, devices)? {
@@ -246,7 +246,8 @@ mod tests {
         }
     }
 
-    /// Finds devices: 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP device, and that of 10.9.x.x is unknown.
+    /// Finds devices: 10.0.x.x belongs to a RoCE device, 10.1.x.x to an iWARP device. For 10.9.x.x, the
+    /// search fails.
     fn devices(ip: IpAddr) -> Result<Option<Device>, NotPlaced> {
         let IpAddr::V4(ip) = ip else {
             return Ok(None);

@@ -2,8 +2,8 @@
 
 //! Finds out whether this machine has an address.
 //!
-//! It has the addresses of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8, and
-//! networks that are routed to it. The system is asked when something may have changed, never per message.
+//! This machine has the addresses of its interfaces, and those that its routing table calls local: all of 127.0.0.0/8,
+//! and networks that are routed to it. The system is asked when something may have changed, never per message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use rustix::net::{recv, send, socket_with};
 use crate::fabric::LocalAddress;
 
 /// The addresses of this machine at one moment. If the system does not answer, an address counts as present, so that no
-/// client loses its connection because of that.
+/// client loses its connection because the answer is missing.
 #[derive(Debug)]
 pub(super) struct Presence {
     interfaces: Arc<BTreeSet<LocalAddress>>,

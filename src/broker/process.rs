@@ -33,7 +33,7 @@ pub(super) struct Process {
     pub(super) account: Arc<Account>,
     segments: Mutex<Segments>,
     /// A lock that is held while the process is told that it is attached, so that other threads send nothing before
-    /// that.
+    /// that message.
     greeting: Mutex<()>,
     /// How often a segment came or went.
     changes: AtomicU64,
@@ -105,7 +105,7 @@ impl Worker for Arc<Process> {
     }
 
     fn changes(&self) -> u64 {
-        // SYNC: pairs with the one in `changed`. A worker submits in a segment only after it has got the segment.
+        // SYNC: pairs with the `Release` in `changed`. A worker submits in a segment only after it has got the segment.
         self.changes.load(Ordering::Acquire)
     }
 }
@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// Registers the process and tells it that it is attached. Whatever the process asks for or causes afterwards finds
-    /// it registered, and a thread that finds it registered sends its messages after this one.
+    /// it registered, and a thread that finds it registered sends its messages after the one about the attachment.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Process {
     }
 
     fn changed(&self) {
-        // SYNC: pairs with the one in `changes`.
+        // SYNC: pairs with the `Acquire` in `changes`.
         self.changes.fetch_add(1, Ordering::Release);
     }
 
@@ -221,7 +221,7 @@ impl Process {
     }
 
     fn lock(&self) -> MutexGuard<'_, Segments> {
-        // The list is consistent at any moment, even if a thread panicked while it changed it.
+        // The list is consistent at any moment, even if a thread panicked while changing the list.
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -70,7 +70,7 @@ pub enum SettingsError {
     OutOfRange {
         /// The number of the line with its key, counted from 1.
         line: usize,
-        /// Which value it is, and what is allowed.
+        /// Which value is out of range, and what is allowed.
         error: OutOfRange,
     },
     /// A default is out of range because of values in the file.
@@ -112,7 +112,7 @@ impl Settings {
     /// Returns all settings, including defaults, as a configuration file.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // This can fail only for numbers that TOML cannot hold, and those are out of range.
+        // Writing can fail only for numbers that TOML cannot hold, and those are out of range.
         toml::to_string(&File::from(self)).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
@@ -164,7 +164,7 @@ fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
     Some((key, rest.split('`').skip(1).step_by(2).collect()))
 }
 
-/// Parses an address to listen on, with this port if it does not name one.
+/// Parses an address to listen on; `port` is its port if the text does not name one.
 fn parse_address(text: &str, port: u16) -> Result<SocketAddr, NoAddress> {
     let bare = text
         .strip_prefix('[')
@@ -179,7 +179,7 @@ fn parse_address(text: &str, port: u16) -> Result<SocketAddr, NoAddress> {
 impl FromStr for Listen {
     type Err = NoAddress;
 
-    /// Parses an address, with the port of SMB Direct if it does not name one: `10.0.0.1`, `[::]:5445`.
+    /// Parses an address, with the port of SMB Direct if the text does not name one: `10.0.0.1`, `[::]:5445`.
     fn from_str(text: &str) -> Result<Self, NoAddress> {
         parse_address(text, PORT).map(Self::from)
     }
@@ -199,7 +199,7 @@ fn line_at(text: &str, offset: usize) -> (usize, &str) {
     (line + 1, text.lines().nth(line).unwrap_or_default())
 }
 
-/// Returns the line of a key such as `memory.bulk.longest_run`; `None` if the file does not have it.
+/// Returns the line of a key such as `memory.bulk.longest_run`; `None` if the file does not have that key.
 fn line_of_key(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut table = document.get_ref();

@@ -2,8 +2,8 @@
 
 //! The state that all threads of a broker share.
 //!
-//! One mutex protects the registry, and another the events; each is held for one look-up, change or copy, and never
-//! across a system call or while a text is made.
+//! One mutex protects the registry, and another the events; each mutex is held for one look-up, change or copy, and
+//! never across a system call or while a text is made.
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     /// The account for the memory of all workers.
     pub(super) memory: Arc<Account>,
-    /// The part of that memory that is kept for workers that wait.
+    /// The part of the memory of all workers that is kept for workers that wait.
     pub(super) reserve: Reserve,
     /// The limits on connections.
     pub(super) limits: Limits,
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     /// Returns the time at which the broker started, in seconds since 1970, or `None` if the machine's clock was before
-    /// that.
+    /// 1970.
     pub(super) fn start_time_seconds(&self) -> Option<f64> {
         let since = self.start_time.duration_since(SystemTime::UNIX_EPOCH);
         since.ok().map(|since| since.as_secs_f64())

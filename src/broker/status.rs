@@ -25,20 +25,21 @@ pub struct Status {
     pub interface: u32,
     /// Time since the broker started.
     pub uptime_seconds: f64,
-    /// The time at which the broker started, in seconds since 1970; `null` if it does not know that time.
+    /// The time at which the broker started, in seconds since 1970; `null` if the broker does not know that time.
     #[serde(default)]
     pub start_time_seconds: Option<f64>,
-    /// What its own process uses; `null` for a device that is not a process.
+    /// What the broker's own process uses; `null` for a device that is not a process.
     #[serde(default)]
     pub usage: Option<Usage>,
-    /// Whether it is stopping: it accepts no more connections and processes, and ends once the existing connections
-    /// have ended.
+    /// Whether the broker is stopping: it accepts no more connections and processes, and ends once the existing
+    /// connections have ended.
     pub stopping: bool,
-    /// The addresses on which it accepts SMB Direct.
+    /// The addresses on which the broker accepts SMB Direct.
     pub listen: Vec<SocketAddr>,
-    /// The addresses on which clients reach it, and which smbd announces.
+    /// The addresses on which clients reach the broker, and which smbd announces.
     pub addresses: Vec<AddressStatus>,
-    /// The addresses of `listen` that this machine does not have; they are served as soon as it has them.
+    /// The addresses of `listen` that this machine does not have; the broker serves clients there as soon as the
+    /// machine has them.
     #[serde(default)]
     pub missing: Vec<SocketAddr>,
     /// The addresses of this machine that the listener allows clients to use; `null` stands for all.
@@ -211,7 +212,7 @@ impl From<&registry::Carried> for Carried {
 /// A connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionStatus {
-    /// The number by which its owner knows it.
+    /// The number by which the owner knows the connection.
     pub id: Option<u64>,
     /// The reactor that drives it.
     pub reactor: usize,
@@ -257,7 +258,7 @@ pub struct ConnectionStatus {
     pub authenticated: bool,
     /// How file data is protected in the session of the last login, if smbd has said so: `plain`, `signed`,
     /// `encrypted`, `signed in messages` or `encrypted in messages`. Data that is not in messages may go by RDMA. smbd
-    /// does not say what single shares encrypt besides.
+    /// does not report which single shares are encrypted in addition.
     #[serde(default)]
     pub protection: Option<String>,
     /// Time since the connection was accepted.
@@ -302,7 +303,7 @@ impl ConnectionStatus {
     }
 }
 
-/// Returns the name of one of `protection::*`; `None` if it is not known here.
+/// Returns the name of one of `protection::*`; `None` if the value is not known here.
 const fn protection_name(value: u32) -> Option<&'static str> {
     match value {
         protection::PLAIN => Some("plain"),
@@ -317,13 +318,14 @@ const fn protection_name(value: u32) -> Option<&'static str> {
 /// An attached process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
-    /// The device's number for it.
+    /// The device's number for the process.
     pub id: u32,
-    /// The system's number for it.
+    /// The system's number for the process.
     pub pid: i32,
     /// `listener`, `worker` or `observer`.
     pub role: String,
-    /// Whether it attached with the token of a connection; such a process does not count towards `limits.workers`.
+    /// Whether the process attached with the token of a connection; such a process does not count towards
+    /// `limits.workers`.
     #[serde(default)]
     pub invited: bool,
     /// Number of connections that the process owns.
@@ -343,7 +345,7 @@ pub struct ProcessStatus {
 /// A queue of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// The queue's reactor, whose number is also the queue's.
+    /// The queue's reactor, whose number is also the queue's number.
     pub reactor: usize,
     /// Number of connections.
     pub connections: usize,

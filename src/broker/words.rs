@@ -4,7 +4,7 @@
 
 use crate::engine::admission::{Limit, Limits};
 
-/// Returns why a connection ended, for the name of a reason for which the device itself ended it.
+/// Returns, for the name of a reason for which the device itself ended a connection, the reason in words.
 pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
     match name {
         "too_many_connections" | "too_many_connections_of_source" => format!(

@@ -111,9 +111,9 @@ pub struct Registry<P> {
     pub warnings: Warnings,
     /// The numbers of the shards that have ended.
     ended: BTreeSet<usize>,
-    /// What they carried, by fabric.
+    /// What the ended shards carried, by fabric.
     carried: BTreeMap<&'static str, Carried>,
-    /// The counters of their transports.
+    /// The counters of the transports of the ended shards.
     transport: BTreeMap<&'static str, u64>,
 }
 
@@ -282,7 +282,7 @@ impl<P: Peer> Registry<P> {
         Ok(())
     }
 
-    /// Returns how many sessions and clients a process has registered.
+    /// Returns how many sessions a process has registered; a client that is registered without a session counts as one.
     #[must_use]
     pub fn registered(&self, process: u32) -> usize {
         let registered = self.registered.get(&process);
@@ -393,8 +393,8 @@ impl<P: Peer> Registry<P> {
         *self.refused.entry(status.name()).or_default() += 1;
     }
 
-    /// Keeps the totals of a shard of this fabric that has ended. From now on the shard cannot be asked, and totals must
-    /// not fall.
+    /// Keeps the totals of a shard that has ended; `fabric` is its fabric. The shard can no longer be asked for them,
+    /// and the totals that the status shows must not fall.
     pub fn shard_ended(
         &mut self,
         (shard, fabric): (usize, &'static str),
@@ -424,7 +424,7 @@ impl<P: Peer> Registry<P> {
         &self.carried
     }
 
-    /// Returns what their transports counted.
+    /// Returns what the transports of all ended shards counted, by the name of the counter.
     #[must_use]
     pub const fn transport_before(&self) -> &BTreeMap<&'static str, u64> {
         &self.transport

@@ -23,19 +23,21 @@ use smbdirect::units::{Instant, RemoteToken};
 pub enum Tells {
     /// Both ends, with the fabric's reason.
     BothEnds,
-    /// At least one of them; the other end only sees that its peer has gone. Soft-RoCE reports nothing to an end whose
-    /// memory was accessed, and no failure after a message has been acknowledged.
+    /// At least one of the two ends; the other end only sees that its peer has gone. Soft-RoCE reports nothing to an
+    /// end whose memory was accessed, and no failure after a message has been acknowledged.
     OneEnd,
-    /// Possibly neither: siw has a reason in its Terminate message, but does not pass it to user space.
+    /// Possibly neither end: siw has a reason in its Terminate message, but does not pass it to user space.
     Nobody,
 }
 
-/// How much of the trait the software device below the fabric supports.
+/// What the device below the fabric supports of all that the `Fabric` trait promises. Software RDMA devices (siw,
+/// Soft-RoCE) lack some of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fidelity {
     pub tells: Tells,
-    /// Whether a receive names the token that its message has invalidated, and local work may still use the region.
-    /// siw's token also covers local work, and siw's interface has no field for the invalidated token.
+    /// Whether two things hold: a receive reports the token that its message invalidated, and local work may still use
+    /// the region afterwards. siw's token also covers local work, and siw's interface has no field for the invalidated
+    /// token.
     pub names_invalidated: bool,
     /// Whether RDMA READs need permission. siw serves them from all memory that is registered with the connection.
     pub checks_reads: bool,
@@ -51,7 +53,7 @@ impl Fidelity {
 
 /// One or two fabrics under test, and their time.
 pub trait Harness {
-    /// Returns how much of the trait to expect.
+    /// Returns how much of the `Fabric` trait to expect.
     fn fidelity(&self) -> Fidelity {
         Fidelity::FULL
     }
@@ -471,7 +473,7 @@ impl<H: Harness> World<H> {
         assert!(as_expected, "{reasons:?}");
     }
 
-    /// Returns how much of the trait to expect.
+    /// Returns how much of the `Fabric` trait to expect.
     pub fn fidelity(&self) -> Fidelity {
         self.harness.fidelity()
     }

@@ -182,8 +182,8 @@ impl Process {
         }))
     }
 
-    /// Announces to each queue of the process, which must be empty, that the process sleeps, and that it need not be
-    /// woken just because one of its messages was sent.
+    /// Announces, on each of the process's queues (all of which must be empty), that the process goes to sleep, and
+    /// that a sent message alone is no reason to wake it.
     pub(crate) fn announces_sleep(&self) {
         for queue in self.queues.borrow_mut().values_mut() {
             assert!(queue.completions.announce_deep_sleep().unwrap());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests that an error names each value of a configuration that is out of range.
+//! Tests, for each value of a configuration, that an error names the value if it is out of range.
 
 use super::*;
 use crate::units::Credits;

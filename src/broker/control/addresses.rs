@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tells listeners and workers on which addresses clients reach the device, when they attach and whenever these
-//! addresses change.
+//! Tells listeners and workers on which addresses clients reach the device: when such a process attaches, and whenever
+//! these addresses change.
 //!
-//! The listener sets the addresses of this machine that clients may use. The last list stays in force until this or a
-//! later listener sets another one, so a device that has lost its listener stays as closed as it was. The reactors
-//! enforce the list, and end the connections to addresses that have gone.
+//! The listener sets the addresses of this machine that clients may use. The addresses that were set last stay in force
+//! until this or a later listener sets others, so a device that has lost its listener allows no more addresses than
+//! before. The reactors let clients use no other addresses, and end the connections to addresses that the machine no
+//! longer has.
 //!
-//! Networks change in bursts, so the system is asked once for all changes within a short time. A process whose
-//! socket has no room is told later; that is not a reason to detach it.
+//! Networks change in bursts, so the system is asked once for all changes within a short time. A process whose socket
+//! has no room is told later; a full socket is not a reason to detach a process.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -133,7 +134,7 @@ impl Known {
         self.look_at.into_iter().chain(self.tell_at).min()
     }
 
-    /// Tells a process about the addresses. It is an error if the process cannot be told now.
+    /// Tells a process about the addresses. Returns an error if the process cannot be told now.
     pub(super) fn tell(&self, process: &Process) -> io::Result<()> {
         let list: Vec<Address> = self
             .reach

@@ -2,9 +2,9 @@
 
 //! Keeps what smbd says about its clients, for people who ask why a client does not use RDMA.
 //!
-//! A client is an address. When there are too many, the source that has most of them loses the one about which smbd has
-//! said nothing for the longest time: smbd speaks of everyone who connects to it, so a host with many addresses could
-//! otherwise make all others be forgotten.
+//! A client is an address. When there are too many addresses, the source that has the most loses the address about
+//! which smbd has said nothing for the longest time. smbd speaks of everyone who connects to it, so without this rule,
+//! a host with many addresses could make the device forget all other clients.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,21 +20,21 @@ const MOST: usize = 1024;
 /// Notes about one client.
 #[derive(Debug, Default)]
 struct Client {
-    /// The number of the last note about it.
+    /// The number of the last note about the client.
     last: u64,
     /// When that note came.
     at: Instant,
     /// The value of the last [`note::NEGOTIATED`].
     negotiated: Option<u32>,
     asked: u64,
-    /// The value of the last [`note::ASKED`], if no [`note::WITHHELD`] came after it.
+    /// The value of the last [`note::ASKED`], if no [`note::WITHHELD`] came after that note.
     told: Option<u32>,
     withheld: u64,
-    /// The number of its SMB Direct sessions, and when the last one came.
+    /// The number of the client's SMB Direct sessions; `direct_at` is when the note about the last session came.
     direct: u64,
     direct_at: Option<Instant>,
     refused: u64,
-    /// The value of the last [`note::REFUSED`], if no [`note::SESSION`] came after it.
+    /// The value of the last [`note::REFUSED`], if no [`note::SESSION`] came after that note.
     refusal: Option<u32>,
 }
 
@@ -42,13 +42,14 @@ struct Client {
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     known: HashMap<Ipv6Addr, Client>,
-    /// The same addresses; the one about which a note came last is the youngest.
+    /// The addresses in `known`; the address with the newest note is the youngest.
     sources: Sources<Ipv6Addr>,
     notes: u64,
 }
 
 impl Clients {
-    /// Records a note: what smbd says last counts. A note of a kind that is not known here changes nothing.
+    /// Records a note. If notes contradict each other, the last one decides. A note of a kind that is not known here
+    /// changes nothing.
     pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {
         if !(note::NEGOTIATED..=note::REFUSED).contains(&note.note) {
             return;

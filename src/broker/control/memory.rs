@@ -8,10 +8,11 @@
 //!                          '--- for too long ---> Reply
 //! ```
 //!
-//! Now and then, the control thread looks for idle memory, and asks each worker to give back what it has not used since
-//! the last look. While any worker waits, it looks more often, and if a waiting worker has less than an equal share, it
-//! asks workers that have more for the excess. They give memory back when their operations in it have ended. The worker
-//! that has waited longest may have the reserved part of the total (see [`Reserve`](crate::engine::memory::Reserve)).
+//! Now and then, the control thread looks for idle memory, and asks each worker to give back the segments that the
+//! worker has not used since the last look. While any worker waits, the control thread looks more often, and if a
+//! waiting worker has less than an equal share, the thread asks workers that have more than that for the excess. A
+//! worker gives a segment back when its operations in the segment have ended. The worker that has waited longest may
+//! have the reserved part of the total (see [`Reserve`](crate::engine::memory::Reserve)).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -61,7 +62,7 @@ pub(super) struct Exchange {
     holder: Option<u32>,
     /// When to look for idle memory; `None` if no worker has memory that could be taken back.
     look_at: Option<Instant>,
-    /// A worker has found no memory since the last look.
+    /// Whether a worker has found no memory since the last look.
     pressed: bool,
 }
 
@@ -118,7 +119,7 @@ impl Control {
         Ok(Answer::Other)
     }
 
-    /// Takes a segment back that a worker no longer uses.
+    /// Takes back a segment that a worker no longer uses.
     pub(super) fn release(
         &mut self,
         process: &Arc<Process>,
@@ -218,7 +219,7 @@ impl Control {
         Ok(Ok(()))
     }
 
-    /// Retries for each worker that waits; the first may have the reserved part.
+    /// Tries again to give memory to each worker that waits; the first worker may have the reserved part.
     fn serve_waiting(&mut self) {
         let reserve = self.shared.reserve;
         let ordinary = self.shared.memory.limit().saturating_sub(reserve.all());
@@ -264,8 +265,8 @@ impl Control {
         self.detach(id, Some(Status::Again), "it does not read its answers");
     }
 
-    /// Asks workers for idle memory. If a waiting worker has less than an equal share, also asks those that have more
-    /// for the excess.
+    /// Asks workers for idle memory. If a waiting worker has less than an equal share, also asks workers that have more
+    /// than that for the excess.
     fn look(&mut self) {
         let registry = self.shared.registry();
         let is_worker = |process: &&Arc<Process>| process.role == Role::Worker;
@@ -326,8 +327,8 @@ fn segments(process: &Process) -> Vec<(u32, u32, Arc<Segment>)> {
     found
 }
 
-/// Asks a worker to give back the segments that it has not touched since the last call; returns whether there are other
-/// segments.
+/// Asks a worker to give back the segments that it has not touched since the last call; returns whether the worker
+/// keeps segments that it was not asked for.
 fn reclaim_idle(process: &Process) -> bool {
     let mut more = false;
     for (region, number, segment) in segments(process) {

@@ -73,7 +73,7 @@ const LISTENER: Token = Token(usize::MAX - 1);
 pub(super) enum Message {
     /// A notice from a reactor.
     Notice(Notice),
-    /// The owner of the broker wants it to stop, and to give connections this much time.
+    /// The owner of the broker wants it to stop, and to give connections this much time to finish what is under way.
     Stop(Duration),
     /// A thread of the broker's process asks for the status.
     Status(Sender<status::Status>),
@@ -298,7 +298,8 @@ impl Control {
         }
     }
 
-    /// Counts a process that may not use the device, records the event, and logs it, unless there were many just now.
+    /// Counts a process that may not use the device, records the event, and logs it unless many such processes were
+    /// logged just before.
     fn refused(&mut self, pid: Option<i32>, status: Status, why: &str) {
         self.shared.registry().refused_attach(status);
         self.shared.record(What::Refused {
@@ -429,8 +430,8 @@ impl Control {
                 return self.detach(id, Some(status), &why);
             }
         }
-        // Other processes get their turn. This one stays in the list, because no further event would say that there is
-        // more to read.
+        // Other processes get their turn. This process stays in the list of readable peers, because no further event
+        // would say that there is more to read.
         self.readable.push_back(id);
     }
 
@@ -532,7 +533,7 @@ fn pidfd(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
 }
 
 impl Peer {
-    /// Returns the process for which a token stands, and whether the token means that it has ended.
+    /// Returns the process for which a token stands, and whether the token means that the process has ended.
     const fn of(token: Token) -> (u32, bool) {
         ((token.0 >> 1) as u32, token.0 & 1 != 0)
     }

@@ -34,7 +34,8 @@ impl ControlSocket {
     pub(in crate::broker) fn bind(path: &Path) -> io::Result<Self> {
         let listener = match SeqListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                // Brokers do this one after the other, so the second finds the living socket of the first.
+                // The lock lets brokers replace a socket only one after the other, so the second finds the living
+                // socket of the first.
                 let _lock = lock_directory(path)?;
                 remove_dead(path)?;
                 SeqListener::bind(path)?
@@ -53,7 +54,7 @@ impl ControlSocket {
     ///
     /// # Errors
     ///
-    /// This process may not give the file to that group.
+    /// The system does not let this process give the file to that group.
     pub(in crate::broker) fn share(&self, group: u32) -> io::Result<()> {
         // No other user may change the directory, so the path still leads to this socket.
         unix::fs::lchown(&self.path, None, Some(group))?;

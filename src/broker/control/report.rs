@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Puts the status together: asks all reactors, and completes it when the last one has answered.
+//! Puts the status together: asks all reactors, and completes the status when the last reactor has answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -48,7 +48,7 @@ struct Pending {
 pub(super) struct Reports {
     last: u64,
     pending: BTreeMap<u64, Pending>,
-    /// The threads that have asked while the status for others was being put together; the next one is theirs.
+    /// The threads that have asked while the status for others was being put together; they get the next status.
     waiting: Vec<Sender<Status>>,
 }
 
@@ -77,8 +77,8 @@ impl Control {
         }
     }
 
-    /// Forgets a status for threads that no longer wait for it, because a reactor does not answer: it holds the reports
-    /// of all others, and with them processes that have ended.
+    /// Forgets a status if a reactor does not answer and the threads that asked no longer wait: the incomplete status
+    /// holds the reports of all other reactors, and with them processes that have ended.
     pub(super) fn expire_reports(&mut self) {
         let now = self.now;
         self.reports
@@ -115,7 +115,7 @@ impl Control {
         self.complete(number);
     }
 
-    /// Waits no longer for a reactor that has ended: the registry has what it carried and counted.
+    /// Waits no longer for a reactor that has ended: the registry has what this reactor carried and counted.
     pub(super) fn reactor_ended(&mut self, reactor: usize) {
         let numbers: Vec<u64> = self.reports.pending.keys().copied().collect();
         for number in numbers {
@@ -266,8 +266,8 @@ impl Control {
     }
 }
 
-/// What the registry contributes to a status. The reactors need the registry, too, so it is not locked while texts are
-/// made of this.
+/// What the registry contributes to a status. The reactors need the registry, too, so the registry is not locked while
+/// texts are made of its contribution.
 struct Registered {
     /// The numbers that the registry knows.
     totals: Totals,
@@ -408,7 +408,8 @@ mod tests {
             answer
         }
 
-        /// Makes a reactor answer request `number`: this many connections have asked to be accepted, and negotiated.
+        /// Makes a reactor answer request `number`: `connections` connections have asked to be accepted, and have
+        /// negotiated.
         fn report(&mut self, number: u64, reactor: usize, connections: u64) {
             let shard = shard::Report {
                 connections: Vec::new(),
@@ -471,7 +472,7 @@ mod tests {
         assert_eq!(scene.pending(), (1, 2));
         scene.control.now = scene.control.now + STATUS_TIMEOUT;
         scene.control.expire();
-        assert_eq!(scene.pending(), (1, 0), "the next one is for the other two");
+        assert_eq!(scene.pending(), (1, 0), "the next status is for the other two threads");
         scene.control.now = scene.control.now + STATUS_TIMEOUT;
         scene.control.expire();
         assert_eq!(scene.pending(), (0, 0));
@@ -518,7 +519,7 @@ mod tests {
         assert_eq!(
             scene.pending(),
             (1, 0),
-            "it is not known yet that the other has ended"
+            "the end of the other reactor is not known yet"
         );
         let ended = |reactor| Message::Notice(Notice::Ended(reactor));
         scene.control.stopping = true;
@@ -533,7 +534,7 @@ mod tests {
         let answer = scene.ask();
         scene.report(1, 2, 10);
         let ended = |reactor| Message::Notice(Notice::Ended(reactor));
-        // The first has reported, and the second has not.
+        // The first reactor has reported, and the second has not.
         scene.control.handle(ended(2));
         scene.control.handle(ended(1));
         assert_eq!(negotiated(&answer), None);

@@ -84,7 +84,7 @@ impl Control {
     ) -> Result<Answer, Refusal> {
         Ok(match request {
             Request::Attach(_) => return Err((Status::Corrupt, "it is already attached".into())),
-            // `request` has already dealt with it.
+            // `request` has already dealt with skipped requests.
             Request::Skipped => Answer::Other,
             Request::SetParameters(set, _) => Answer::Now(self.set_parameters(&set)),
             Request::SetAddresses(set, list) => Answer::Now(self.set_addresses(set, &list)),
@@ -129,8 +129,8 @@ impl Control {
             return Ok(());
         };
         let (socket, pid) = (Arc::clone(&peer.socket), peer.pid);
-        // If this fails, the message that detaches the process says more than a reply: it names the version that this
-        // side speaks.
+        // If reading fails, the message that detaches the process says more than a reply would: that message names the
+        // version that this side speaks.
         let (cookie, attach, version) = read_attach(message)?;
         let admitted = self.admit_attached(id, (&socket, pid), &attach);
         let (process, offered) = admitted.inspect_err(|(status, _)| {
@@ -138,7 +138,7 @@ impl Control {
                 status: status.code(),
                 kind: kind::ATTACH,
             };
-            // The process is detached whether it reads this or not.
+            // The process is detached whether it reads this reply or not.
             let _ = send(&socket, kind::REPLY, cookie, &reply, &[]);
         })?;
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -146,7 +146,7 @@ impl Control {
         }
         let attached = attached(id, &self.shared.config, (version, attach.features));
         if process.role != Role::Observer {
-            // This is sent first, so that an attached process always knows the addresses.
+            // The addresses are sent first, so that an attached process always knows them.
             let told = self.known.tell(&process);
             answered(told)?;
         }
@@ -224,7 +224,7 @@ impl Control {
         Answer::Other
     }
 
-    /// Tells the reactor of a connection to end it. If it has already ended, that is fine.
+    /// Tells the reactor of a connection to end it. It is not an error if the connection has already ended.
     fn decline(&self, decline: &abi::Decline) -> Result<(), Status> {
         let offered = self.shared.registry().claim(&decline.token);
         let offered = offered.ok_or(Status::NoToken)?;
@@ -268,8 +268,8 @@ impl Control {
         registry.register(process, set.client_guid, set.session_id, limit)
     }
 
-    /// Detaches the holders of a client or session that have closed their sockets or exited, if the control thread has
-    /// not noticed that yet. Returns whether there were any.
+    /// Detaches each process that holds this client or session, if the process has closed its socket or exited and the
+    /// control thread has not noticed that yet. Returns whether there was such a process.
     fn detach_gone(&mut self, set: &abi::SetSessionId) -> bool {
         let holders = self
             .shared

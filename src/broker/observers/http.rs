@@ -14,7 +14,7 @@ const PATH: &str = "/metrics";
 pub(super) enum Asked {
     /// The client asks for the metrics.
     Metrics,
-    /// The client asks only for the head of that answer (`HEAD`).
+    /// The client asks only for the head of the answer with the metrics (`HEAD`).
     Head,
     /// The client asks for something that does not exist here.
     Other,

@@ -31,7 +31,7 @@ impl Observer {
         }
     }
 
-    /// Reads the next message, if it has come, and answers it. Returns whether another has to follow.
+    /// Reads the next message, if it has come, and answers it. Returns whether another message has to follow.
     fn serve(&mut self, answers: &mut Answers<'_>) -> Result<bool, Status> {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
         let message = match self.socket.receive(&mut buffer) {

@@ -17,9 +17,9 @@ use crate::device::Status;
 #[derive(Debug)]
 pub(super) struct Scraper {
     stream: TcpStream,
-    /// What has come of the request.
+    /// The part of the request that has come.
     request: Vec<u8>,
-    /// What is left of the answer, once the request is whole.
+    /// The part of the answer that is not sent yet, once the request is complete.
     answer: Option<Vec<u8>>,
 }
 
@@ -40,7 +40,7 @@ impl Scraper {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::WouldBlock`]: it is not done yet. Others end the connection.
+    /// [`ErrorKind::WouldBlock`]: the answer is not complete yet. Other errors end the connection.
     fn serve(&mut self, answers: &mut Answers<'_>) -> io::Result<()> {
         let mut left = match self.answer.take() {
             Some(left) => left,
@@ -64,7 +64,7 @@ impl Scraper {
         Ok(())
     }
 
-    /// Reads the request; `None` if the client closes the connection before that is whole.
+    /// Reads the request; `None` if the client closes the connection before the request is complete.
     fn read(&mut self) -> io::Result<Option<Asked>> {
         let mut bytes = [0; 1024];
         loop {

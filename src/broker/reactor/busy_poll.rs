@@ -11,13 +11,13 @@ const LONGEST_PAUSE: u32 = 1024;
 /// The time for which it pays off to poll for work before sleeping: waking up takes longer, and much longer in a
 /// virtual machine.
 ///
-/// It grows while a little more patience would have saved a sleep, and shrinks to zero if work is rare.
-/// It is zero while other threads want this processor: the work may have to come from one of them.
+/// The time grows while a little more polling would have saved a sleep, and shrinks to zero if work is rare. The time
+/// is zero while other threads want this processor: the work may have to come from one of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyPoll {
     window: Duration,
     longest: Duration,
-    /// How often this thread had lost its processor when that count was last read.
+    /// The number of times that this thread had lost its processor, as last read.
     preempted: u64,
     /// How many more times to sleep without polling.
     pause: u32,
@@ -26,7 +26,7 @@ pub(super) struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Begins with `longest`, and never exceeds it; with zero, the thread sleeps at once.
+    /// Begins with the time `longest`, and never exceeds it; if `longest` is zero, the thread sleeps at once.
     pub(super) const fn new(longest: Duration) -> Self {
         Self {
             window: longest,
@@ -120,7 +120,7 @@ mod tests {
             }
             assert_eq!(busy_poll.window(), LONGEST);
         }
-        // Losses do not count while it does not poll.
+        // Losses do not count while the thread does not poll.
         busy_poll.slept(SHORT, || 4);
         for _ in 0..128 {
             busy_poll.slept(SHORT, || 100);

@@ -56,11 +56,12 @@ pub(super) enum Command {
     Gone(u32),
     /// A worker has given back SEND or BULK segments.
     Released(u32),
-    /// A worker has unmapped this RECEIVE segment of its queue with the reactor.
+    /// A worker has unmapped RECEIVE segment `number` of the queue between worker `id` and this reactor.
     Unmapped { id: u32, number: u32 },
     /// Other workers need memory: ask for idle RECEIVE memory.
     Reclaim,
-    /// smbd has said how file data is protected on the connection from the note's port.
+    /// smbd has said how file data is protected on the connection from the client's address and port, which this note
+    /// contains.
     SetProtection(ClientNote),
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
@@ -69,7 +70,7 @@ pub(super) enum Command {
     /// The machine's interfaces have these addresses: end the connections to other addresses, unless those are routed
     /// here.
     EndGone(Arc<BTreeSet<LocalAddress>>),
-    /// Report, with this number.
+    /// Send a report with this number.
     Report(u64),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
@@ -84,9 +85,9 @@ pub(super) enum Notice {
         status: Status,
         why: String,
     },
-    /// A process has closed its control socket, or its half of it.
+    /// A process has closed its control socket, or has shut down its end of the socket.
     Closed(u32),
-    /// A command for another reactor, or for this one in a later round.
+    /// A command for another reactor, or for this reactor in a later round.
     Relay(usize, Command),
     /// The answer to [`Command::Report`].
     Report(u64, Report),
@@ -100,7 +101,7 @@ pub(super) enum Notice {
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) reactor: usize,
-    /// The fabric that carries its connections.
+    /// The fabric that carries the reactor's connections.
     pub(super) fabric: FabricKind,
     pub(super) shard: shard::Report<Arc<Process>>,
 }

@@ -21,14 +21,14 @@ use crate::units::Instant;
 /// The key of the waker for commands, which no queue has.
 pub(in crate::broker) const WAKER: u64 = 0;
 
-/// A shorter sleep does not count, because there already was something to do.
+/// A sleep shorter than this does not count, because there already was something to do when it began.
 const AT_ONCE: Duration = Duration::from_micros(3);
 /// Number of rings after which a bell is drained. Each ring makes its own event, and the socket has room for more.
 const RINGS: u32 = 16;
-/// How often to look at the rings of active queues, which does not cost a system call, for each look at everything
-/// else.
+/// Number of looks at the rings of active queues for each look at everything else. A look at the rings does not cost a
+/// system call.
 const LOOKS: u32 = 8;
-/// Number of pause instructions between two of these looks: a few tenths of a microsecond.
+/// Number of pause instructions between two looks at the rings: a few tenths of a microsecond.
 const PAUSES: u32 = 8;
 
 /// Decides how long to poll before sleeping.

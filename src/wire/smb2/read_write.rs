@@ -4,8 +4,8 @@
 //! RDMA: the channel and its buffer descriptors.
 //!
 //! `transfer` is strict: its result can be posted. `token_to_invalidate` is not strict, because a client that asked for
-//! invalidation relies on that even if its request is refused: without the invalidation, the client would register
-//! memory under a token that is still in use, and lose the connection.
+//! invalidation relies on the invalidation even if its request is refused: without the invalidation, the client would
+//! register memory under a token that is still in use, and lose the connection.
 //!
 //! The owner has to check whether the dialect allows the channel, and whether the transfer is within the negotiated
 //! sizes.
@@ -166,7 +166,7 @@ impl<'a> ReadRequest<'a> {
         self.body.minimum_count.get()
     }
 
-    /// Returns `Channel` unchanged; see [`Channel::parse`].
+    /// Returns the request's Channel field as a number, whether valid or not; [`Channel::parse`] gives its meaning.
     #[must_use]
     pub fn channel(&self) -> u32 {
         self.body.channel.get()
@@ -183,9 +183,9 @@ impl<'a> ReadRequest<'a> {
     ///
     /// # Errors
     ///
-    /// [`WireError::Smb2ChannelUnsupported`], [`WireError::Smb2ReadLengthZero`], what
-    /// [`BufferDescriptors::parse`] reports, [`WireError::DescriptorsTooSmall`], and for the place
-    /// of the list [`WireError::Smb2ChannelInfoMissing`], [`WireError::Smb2ChannelInfoOverlap`],
+    /// [`WireError::Smb2ChannelUnsupported`], [`WireError::Smb2ReadLengthZero`], [`WireError::DescriptorsTooSmall`];
+    /// the errors of [`BufferDescriptors::parse`]; and, if the buffer descriptors are missing or out of place,
+    /// [`WireError::Smb2ChannelInfoMissing`], [`WireError::Smb2ChannelInfoOverlap`] or
     /// [`WireError::Smb2ChannelInfoOutOfBounds`].
     pub fn transfer(&self) -> Result<Option<ChannelTransfer<'a>>, WireError> {
         let Some(channel) = descriptor_channel(self.channel())? else {
@@ -199,7 +199,7 @@ impl<'a> ReadRequest<'a> {
             .map(Some)
     }
 
-    /// Returns the token that each final response, including an error, has to invalidate. With channel 2, it is the
+    /// Returns the token that each final response, including an error, has to invalidate. With channel 2, this is the
     /// token of the first descriptor, whatever else is wrong with the request.
     #[must_use]
     pub fn token_to_invalidate(&self) -> Option<RemoteToken> {
@@ -242,7 +242,7 @@ impl<'a> WriteRequest<'a> {
         })
     }
 
-    /// Returns the offset of the data in the request, in bytes from its header. It has not been checked.
+    /// Returns the offset of the data in the request, in bytes from its header. The offset has not been checked.
     #[must_use]
     pub fn data_offset(&self) -> u16 {
         self.body.data_offset.get()
@@ -260,13 +260,13 @@ impl<'a> WriteRequest<'a> {
         self.body.offset.get()
     }
 
-    /// Returns `Channel` unchanged; see [`Channel::parse`].
+    /// Returns the request's Channel field as a number, whether valid or not; [`Channel::parse`] gives its meaning.
     #[must_use]
     pub fn channel(&self) -> u32 {
         self.body.channel.get()
     }
 
-    /// Returns the number of bytes to write over the channel; without a channel, it is a hint.
+    /// Returns the number of bytes to write over the channel; without a channel, the number is only a hint.
     #[must_use]
     pub fn remaining_bytes(&self) -> u32 {
         self.body.remaining_bytes.get()
@@ -277,9 +277,9 @@ impl<'a> WriteRequest<'a> {
     /// # Errors
     ///
     /// [`WireError::Smb2ChannelUnsupported`], [`WireError::Smb2WriteLengthNotZero`],
-    /// [`WireError::Smb2WriteDataOffsetNotZero`], [`WireError::Smb2WriteRemainingBytesZero`], what
-    /// [`BufferDescriptors::parse`] reports, [`WireError::DescriptorsTooSmall`], and for the place
-    /// of the list [`WireError::Smb2ChannelInfoMissing`], [`WireError::Smb2ChannelInfoOverlap`],
+    /// [`WireError::Smb2WriteDataOffsetNotZero`], [`WireError::Smb2WriteRemainingBytesZero`],
+    /// [`WireError::DescriptorsTooSmall`]; the errors of [`BufferDescriptors::parse`]; and, if the buffer descriptors
+    /// are missing or out of place, [`WireError::Smb2ChannelInfoMissing`], [`WireError::Smb2ChannelInfoOverlap`] or
     /// [`WireError::Smb2ChannelInfoOutOfBounds`].
     pub fn transfer(&self) -> Result<Option<ChannelTransfer<'a>>, WireError> {
         let Some(channel) = descriptor_channel(self.channel())? else {
@@ -325,7 +325,7 @@ impl<'a> WriteRequest<'a> {
     }
 
     /// Returns the token that each final response, including an error, has to invalidate. With channel 2, and with
-    /// channel 3 if its transform says so, it is the token of the first descriptor, whatever else is wrong with the
+    /// channel 3 if its transform says so, this is the token of the first descriptor, whatever else is wrong with the
     /// request.
     #[must_use]
     pub fn token_to_invalidate(&self) -> Option<RemoteToken> {
