@@ -209,7 +209,7 @@ GROUPS = [
 
 
 def tables():
-    """Makes the tables of the reasons that protocols and fabrics have."""
+    """Makes the tables of the reasons for which protocols and fabrics end connections or reject messages."""
     seen, lines = {}, []
     for title, enums in GROUPS:
         rows = []
@@ -241,7 +241,8 @@ def own():
         names.update(re.findall(r'\.count\("(\w+)"\)', text))
         names.update(re.findall(r'counters\.(?:entry|insert)\("(\w+)"', text))
         names.update(re.findall(r'\.end\(\s*\w+,\s*"(\w+)"', text))
-    # If the log has words for a reason, the device gives that reason.
+    # The reasons for which src/broker/words.rs has words for the log are reasons for which the device itself ends a
+    # connection, so they are counted, too.
     words = (ROOT / "src/broker/words.rs").read_text().split("pub(super) const fn of_limit")[0]
     names.update(re.findall(r'"(\w+)"(?= \||\s*=>)', words))
     names.update(name for name, _ in variants("src/engine/admission.rs", "Limit"))

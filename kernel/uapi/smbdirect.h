@@ -302,8 +302,8 @@
 /* the connection's server address is not allowed, or has gone. */
 #define SMBDIRECT_E_ADDRESS 35
 /*
- * not trusted: its user is neither root, nor this user, nor a user to whom root gave the
- * directory.
+ * not trusted: the process at the device's path runs neither as root, nor as this user, nor as a
+ * user to whom root gave the socket's directory.
  */
 #define SMBDIRECT_E_UNTRUSTED 36
 /* The head of every control message. */

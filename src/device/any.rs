@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_kind_of_the_file_decides() {
         let null = AnyChannel::connect(Path::new("/dev/null"));
-        // It cannot be polled, which the channel needs.
+        // /dev/null cannot be polled, but the channel has to poll.
         assert!(matches!(null, Err(Status::NoDevice)), "{null:?}");
         let zero = Handle::attach(Path::new("/dev/random"), Role::Worker, None);
         assert_eq!(zero.map(drop), Err(Status::NoDevice), "another device");

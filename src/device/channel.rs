@@ -4,7 +4,7 @@
 //!
 //! A [`Channel`] carries control messages and, with them, doorbells and memory that both sides map. A process reaches
 //! `smbdirectd` through a socket ([`SocketChannel`]), and a device in the kernel through a character device
-//! ([`chardev`](super::chardev)). Submissions and completions do not go through the channel: they are in the memory.
+//! ([`chardev`](super::chardev)). Submissions and completions do not go through the channel: they are in that memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +34,7 @@ pub trait Channel {
     /// # Errors
     ///
     /// [`Status::Again`]: the device must receive first, see [`has_room_again`](Self::has_room_again).
-    /// [`Status::Detached`]: it has gone.
+    /// [`Status::Detached`]: the device has gone.
     fn send(&mut self, message: &[u8]) -> Result<(), Status>;
 
     /// Returns whether most of the room for messages to the device is free.
@@ -42,8 +42,8 @@ pub trait Channel {
         true
     }
 
-    /// Returns whether most of the room is free again after [`send`](Self::send) has refused a message. It says so
-    /// once; until it does, `event_fd` becomes readable when it would.
+    /// Returns whether most of the room is free again after [`send`](Self::send) has refused a message: `true` once,
+    /// and then `false` until the next refusal. `event_fd` becomes readable when a call would return `true`.
     fn has_room_again(&mut self) -> bool {
         false
     }
@@ -64,7 +64,7 @@ pub trait Channel {
 /// A control message, and what came with it.
 #[derive(Debug)]
 pub struct Delivery<D> {
-    /// The cookie of the request that it answers, or 0.
+    /// The cookie of the request that the message answers, or 0.
     pub cookie: u64,
     /// The message.
     pub answer: Answer,
@@ -97,7 +97,7 @@ impl SocketChannel {
             io::ErrorKind::PermissionDenied => Status::Denied,
             // The backlog is full of connections that wait to be accepted.
             io::ErrorKind::WouldBlock => Status::Again,
-            // The path does not exist, nothing listens there, or it is not such a socket.
+            // The path does not exist, nothing listens there, or the file there is not a socket of this type.
             io::ErrorKind::NotFound
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::ConnectionRefused

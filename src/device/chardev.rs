@@ -120,7 +120,7 @@ const fn meaning(errno: i32) -> Status {
     }
 }
 
-/// Returns what an error means to a process that wants to attach: every version of the device has that call.
+/// Returns what an error means to a process that wants to attach: every version of the device has the attach call.
 const fn meaning_of_attach(errno: i32) -> Status {
     match errno {
         libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP => Status::NoDevice,
@@ -343,7 +343,8 @@ impl<K: Kernel> CharChannel<K> {
                 Some((segment.region, segment.number, segment.length))
             }
             Answer::Queue(queue) => Some((MAP_QUEUE, queue.queue, queue.length)),
-            // Neither is sent here: the region does not exist, and the status is the answer to a call.
+            // The device sends neither as an event: the segment's region does not exist, and a status is the answer to
+            // a call.
             Answer::Segment(_) | Answer::Status(_) => return Err(Status::Corrupt),
             _ => None,
         };
@@ -366,7 +367,7 @@ impl<K: Kernel> CharChannel<K> {
     fn map(&self, (region, number, length): (u32, u32, u64)) -> Result<Memory, Status> {
         let offset = map_offset(region, number).ok_or(Status::Corrupt)?;
         let length = usize::try_from(length).map_err(|_| Status::Corrupt)?;
-        // It could not be mapped, or would reach into the next segment's place.
+        // Memory of such a length could not be mapped, or would reach into the next segment's place.
         if length == 0 || length > 1 << 32 {
             return Err(Status::Corrupt);
         }
@@ -436,7 +437,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
     }
 
     fn send(&mut self, message: &[u8]) -> Result<(), Status> {
-        // The message is this side's own.
+        // This side has made the message itself.
         let (cookie, request) = read_request(message).map_err(|_| Status::Corrupt)?;
         match request {
             Request::Attach(attach) => self.attach(cookie, attach),
@@ -527,7 +528,8 @@ impl<K: Kernel> Channel for CharChannel<K> {
             None => return Err(self.failed.unwrap_or(Status::Corrupt)),
         };
         if self.has_more() {
-            // The rest has already been taken from the device, whose file therefore need not be readable.
+            // The remaining messages have already been taken from the device, whose file therefore need not be
+            // readable.
             self.waker.wake();
         }
         self.deliver(next.0, next.1).map(Some)
@@ -539,7 +541,8 @@ impl<K: Kernel> Channel for CharChannel<K> {
     }
 }
 
-/// Asks the device at `path` for its status, and returns the records that [`uapi::status`] describes. It does not wait.
+/// Asks the device at `path` for its status, and returns the records that [`uapi::status`] describes. This function
+/// does not wait.
 ///
 /// # Errors
 ///

@@ -2,9 +2,9 @@
 
 //! Checks the entries of the device's completion rings against what was submitted.
 //!
-//! This module sees only copies of entries. An entry may name only what the worker has: a connection
-//! of that queue, an operation under way on that connection, a buffer that the device holds. Anything
-//! else is [`Status::Corrupt`].
+//! This module sees only copies of entries. An entry may name only what the worker has: a connection of the entry's
+//! queue, an operation under way on that connection, a buffer that the device holds. Anything else is
+//! [`Status::Corrupt`].
 
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -70,7 +70,7 @@ impl<D: Doorbell> Worker<D> {
         Ok(Next::Nothing)
     }
 
-    /// Announces in every ring that this side will sleep, and returns whether it may.
+    /// Announces in every ring that this side will sleep, and returns whether it may sleep.
     pub(super) fn announce_sleep(&mut self) -> Result<bool, Status> {
         let mut may = true;
         let wants_room = self.send.is_wanted() || self.bulk.is_wanted();

@@ -41,7 +41,7 @@ impl Asked {
 
 impl<C: Channel> Handle<C> {
     /// Sends a request. Returns [`Status::Again`] if it cannot be sent now; [`Event::Room`] then follows: with the next
-    /// answer, or, because messages without an answer may have filled the channel, once that has room.
+    /// answer, or, because messages without an answer may have filled the channel, once the channel has room.
     pub(super) fn request<B: Body>(
         &mut self,
         asked: Asked,
@@ -93,7 +93,8 @@ impl<C: Channel> Handle<C> {
         }
     }
 
-    /// Sends what found no room before, if there is room again. Returns whether the caller has to be told of that.
+    /// Sends what found no room before, if there is room again. Returns whether the caller has to be told that there is
+    /// room.
     fn resume(&mut self) -> bool {
         if !self.channel.has_room_again() {
             return false;
@@ -205,7 +206,7 @@ impl<C: Channel> Handle<C> {
                 self.pending.push_back(Event::Reply { cookie, status });
                 Ok(())
             }
-            // On success, the device gives another answer to both.
+            // On success, the device answers a request to attach or a request for a segment with another message.
             _ if status == Status::Ok => Err(Status::Corrupt),
             Asked::Attach => {
                 self.state = State::Leaving(status);

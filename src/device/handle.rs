@@ -63,9 +63,9 @@ pub(super) enum State {
 
 /// An attachment, for one thread of one process. No call blocks.
 ///
-/// In a child of the process that made it, every call fails with [`Status::Forked`], and dropping it does not affect
-/// the parent's attachment. A child should drop it soon, because it holds copies of the parent's descriptors and
-/// mappings. Even so, the device notices when the parent ends.
+/// In a child of the process that made the attachment, every call fails with [`Status::Forked`], and dropping the
+/// handle does not affect the parent's attachment. A child should drop the handle soon, because the child holds copies
+/// of the parent's descriptors and mappings. Even so, the device notices when the parent ends.
 #[derive(Debug)]
 pub struct Handle<C: Channel = AnyChannel> {
     maker: Maker,
@@ -97,9 +97,9 @@ pub struct Handle<C: Channel = AnyChannel> {
 }
 
 impl Handle {
-    /// Attaches this process to the device at `path`: the kernel's, if that is a character device, otherwise
-    /// smbdirectd. [`Event::Attached`] or [`Event::Detached`]
-    /// follows; for a worker with a `token`, [`Event::Connection`] follows as well.
+    /// Attaches this process to the device at `path`: to the kernel's device, if `path` is a character device,
+    /// otherwise to smbdirectd. [`Event::Attached`] or [`Event::Detached`] follows; for a worker with a `token`,
+    /// [`Event::Connection`] follows as well.
     ///
     /// # Errors
     ///
@@ -272,7 +272,7 @@ impl<C: Channel> Handle<C> {
     }
 
     /// Tells the device what smbd knows about a client, for the device's status. A device that does not keep such notes
-    /// skips it.
+    /// skips this one.
     ///
     /// # Errors
     ///
@@ -400,10 +400,10 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than the connection's
-    /// `max_fragmented_send_size`. [`Status::NoConnection`]; [`Status::Busy`]: it is being transferred.
-    /// [`Status::Again`]: [`Event::Room`] follows. [`Status::NoMemory`]: there is no room and no message
-    /// of this process is under way, so no event follows.
+    /// [`Status::Invalid`]: no bytes. [`Status::TooLong`]: longer than the connection's `max_fragmented_send_size`.
+    /// [`Status::NoConnection`]; [`Status::Busy`]: the connection is being transferred. [`Status::Again`]:
+    /// [`Event::Room`] follows. [`Status::NoMemory`]: there is no room and no message of this process is under way, so
+    /// no event follows.
     pub fn send_pdu(
         &mut self,
         conn: u64,
@@ -492,16 +492,16 @@ impl<C: Channel> Handle<C> {
         })
     }
 
-    /// Lends a buffer to the device: if the next request on a connection is a WRITE by RDMA, nothing else is under way
-    /// and the buffer is long enough, the device fetches the data before [`Event::Pdu`] announces the request, and
-    /// gives the buffer back with that event. Until then the buffer does not belong to the worker; when the connection
-    /// ends, or memory is short, the library frees it. Like [`rdma_deferred`](Self::rdma_deferred), this does not wake
-    /// the device.
+    /// Lends a buffer to the device: if the next request on the connection is a WRITE by RDMA, if nothing else is under
+    /// way, and if the buffer is long enough, the device fetches the data before [`Event::Pdu`] announces the request,
+    /// and gives the buffer back with that event. Until then the buffer does not belong to the worker; when the
+    /// connection ends, or memory is short, the library frees it. Like [`rdma_deferred`](Self::rdma_deferred), this
+    /// does not wake the device.
     ///
     /// # Errors
     ///
     /// [`Status::Busy`]: a buffer at least as long is lent already, or an RDMA operation uses this one, or the device
-    /// wants its memory back. [`Status::NoReads`]: the device or the client does not support that.
+    /// wants its memory back. [`Status::NoReads`]: the device or the client does not support fetching ahead.
     /// [`Status::NoBuffer`]. Others as [`send_pdu`](Self::send_pdu). After an error, the buffer still belongs to the
     /// worker.
     pub fn fetch_ahead(&mut self, conn: u64, buffer: u64) -> Result<(), Status> {
@@ -540,8 +540,8 @@ impl<C: Channel> Handle<C> {
         self.call(|worker| worker.take_pdu(pdu, target))
     }
 
-    /// Ends a connection gracefully. [`Event::Disconnected`] follows, unless it was being transferred
-    /// and [`Event::Transferred`] says `Ok`. A second call has no effect.
+    /// Ends a connection gracefully. [`Event::Disconnected`] follows, unless the connection was being transferred and
+    /// [`Event::Transferred`] says `Ok`. A second call has no effect.
     ///
     /// # Errors
     ///
@@ -565,8 +565,8 @@ impl<C: Channel> Handle<C> {
     ///
     /// # Errors
     ///
-    /// [`Status::Busy`]: operations are under way on it. [`Status::Invalid`]: a GUID of zeros.
-    /// Others as [`send_pdu`](Self::send_pdu).
+    /// [`Status::Busy`]: operations are under way on the connection. [`Status::Invalid`]: a GUID of zeros. Others as
+    /// [`send_pdu`](Self::send_pdu).
     pub fn transfer(
         &mut self,
         conn: u64,
@@ -727,8 +727,8 @@ impl<C: Channel> Handle<C> {
 }
 
 impl<C: Channel> Drop for Handle<C> {
-    /// In the process that made it, ends the attachment, even if other processes hold copies of its
-    /// descriptors. In another process, only gives back that process's copies.
+    /// In the process that made the attachment, ends it, even if other processes hold copies of that process's
+    /// descriptors. In another process, only gives back the copies that this other process holds.
     fn drop(&mut self) {
         if self.maker.is_here() {
             self.channel.close();

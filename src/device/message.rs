@@ -171,7 +171,7 @@ pub fn encode<B: Body>(cookie: u64, body: &B, blob: &[u8], message: &mut Vec<u8>
     let length = size_of::<Control>() + size_of::<B>() + blob.len();
     let control = Control {
         kind: B::KIND,
-        // This is too long for any message: the other side refuses it.
+        // This length is too long for any message: the other side refuses the message.
         length: u32::try_from(length).unwrap_or(u32::MAX),
         cookie,
     };

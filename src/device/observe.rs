@@ -19,7 +19,7 @@ mod tests;
 /// workers.
 const LONGEST_STATUS: u64 = 64 << 20;
 
-/// Returns the path of the status socket of the device whose control socket is at `control`. It is in the same
+/// Returns the path of the status socket of the device whose control socket is at `control`. That socket is in the same
 /// directory, and open to a group of users (smbdirectd.toml(5), `status_group`).
 #[must_use]
 pub fn status_path(control: &Path) -> PathBuf {
@@ -67,20 +67,20 @@ impl fmt::Display for NotObserved {
 }
 
 /// Asks the device whose control socket is at `path` for its status, and waits up to `timeout` for it. If this process
-/// may not use the control socket, or the socket has gone because the device is being stopped, it asks on the status
-/// socket. The status is JSON in the device's own format, which smbdirectctl(8) describes for smbdirectd.
+/// may not use the control socket, or the socket has gone because the device is being stopped, this function asks on
+/// the status socket. The status is JSON in the device's own format, which smbdirectctl(8) describes for smbdirectd.
 ///
 /// # Errors
 ///
 /// [`Status::NoDevice`], [`Status::Denied`], [`Status::Untrusted`], [`Status::TimedOut`], [`Status::Version`],
-/// [`Status::Corrupt`] (it is not a device), [`Status::Detached`], [`Status::System`], and others that
-/// the device may give.
+/// [`Status::Corrupt`] (what listens at `path` is not a device), [`Status::Detached`], [`Status::System`], and others
+/// that the device may give.
 pub fn observe(path: &Path, timeout: Duration) -> Result<String, NotObserved> {
     observe_process(path, timeout).map(|(json, _)| json)
 }
 
-/// Asks in the same way, and also returns the process that serves the device, if it is visible from here. The kernel
-/// names that process, not the device itself.
+/// Asks as [`observe`] does, and also returns the process that serves the device, if it is visible from here. The
+/// kernel, not the device itself, names that process.
 ///
 /// # Errors
 ///
@@ -92,8 +92,8 @@ pub fn observe_process(
     ask_once(path, timeout, &StatusRequest { reserved: 0 })
 }
 
-/// Asks in the same way for the events after the one with the number `after`, or, with 0, for all that the device still
-/// keeps. The events are JSON, too.
+/// Asks as [`observe`] does, but for the events after the one with the number `after`, or, with 0, for all that the
+/// device still keeps. The events are JSON, too.
 ///
 /// # Errors
 ///

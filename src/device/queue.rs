@@ -209,7 +209,7 @@ impl<D: Doorbell> Queue<D> {
     }
 
     /// Adds the entries that had to wait. RECYCLE entries alone wake the device only if there is no room for all of
-    /// them: otherwise the next submission wakes it.
+    /// them: otherwise the next submission wakes the device.
     fn flush(&mut self) -> Result<(), Status> {
         let mut awaited = false;
         while !self.backlog.is_empty() {
@@ -252,7 +252,7 @@ impl<D: Doorbell> Queue<D> {
         !self.backlog.is_empty() || (self.refused && self.unanswered < self.outstanding)
     }
 
-    /// Announces that this side will sleep until there is something to do, and returns whether it may.
+    /// Announces that this side will sleep until there is something to do, and returns whether it may sleep.
     /// Completions of sent messages count only if a caller waits for room.
     pub(super) fn announce_sleep(&mut self, wants_room: bool) -> Result<bool, Status> {
         self.notify()?;

@@ -159,7 +159,8 @@ impl Status {
             Self::Corrupt => c"the interface between library and device was violated",
             Self::System => c"the system has no memory or descriptors left",
             Self::Untrusted => {
-                c"not trusted: its user is neither root, nor this user, nor a user to whom root gave the directory"
+                c"not trusted: the process at the device's path runs neither as root, nor as this user, nor as a user \
+                  to whom root gave the socket's directory"
             }
             Self::Address => c"the connection's server address is not allowed, or has gone",
         }

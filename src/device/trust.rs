@@ -6,13 +6,14 @@
 //! check the path of the control socket. They check each directory from the root on, with symbolic links
 //! resolved.
 //!
-//! A device starts only if no other user can put a socket in its place: the socket's directory belongs to
-//! root or to the device's own user, and no other user can write to it or rename it or a directory above it.
+//! A device starts only if no other user can put another socket in place of the device's: the socket's directory
+//! belongs to root or to the device's own user, and no other user can write to that directory, or rename it or a
+//! directory above it.
 //!
-//! A process attaches to a device that runs as root or as the process's own user. It also attaches to one
-//! that runs as the owner of the socket's directory, if only root or the process's own user can have made
-//! that directory and only its owner may write to it. That is how an administrator lets another user serve
-//! as the device (`User=` and `RuntimeDirectory=` of a systemd unit).
+//! A process attaches to a device that runs as root or as the process's own user. It also attaches to a device that
+//! runs as the owner of the socket's directory, if only root or the process's own user can have made that directory and
+//! only its owner may write to it. In this way, an administrator can let another user serve as the device (`User=` and
+//! `RuntimeDirectory=` of a systemd unit).
 
 use std::fs;
 use std::io;
@@ -66,7 +67,7 @@ impl Directory {
         self.mode & WRITABLE != 0
     }
 
-    /// Returns whether others may rename or remove files in it that are not theirs.
+    /// Returns whether others may rename or remove files in this directory that are not their own.
     const fn is_open(&self) -> bool {
         self.is_writable_by_others() && self.mode & STICKY == 0
     }
@@ -138,12 +139,12 @@ fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
     real.ancestors().map(directory).collect()
 }
 
-/// Checks that a device may have its control socket at `socket`, whose directory exists. In the same way, no other user
-/// can put a file in the place of another one that passes this check.
+/// Checks that a device may have its control socket at `socket`, whose directory exists. The check also suits other
+/// files: if the path of a file passes, no other user can put another file in its place.
 ///
 /// # Errors
 ///
-/// Another user could put a socket in its place, or the directories cannot be checked.
+/// Another user could put another socket in place of the device's, or the directories cannot be checked.
 pub fn check_directory(socket: &Path) -> Result<(), UnsafeDirectory> {
     check(&directories(socket)?, Users::now())
 }
@@ -190,7 +191,7 @@ fn is_appointed(directories: &[Directory], user: u32, users: Users) -> bool {
         return false;
     };
     let is_its_own = directory.owner == user && !directory.is_writable_by_others();
-    // Users that may make directories there could make one with this name.
+    // Users that may write to the parent could make a directory with this name in it.
     let is_given = users.may_lead(parent.owner) && !parent.is_writable_by_others();
     let is_safe = |above: &Directory| users.may_lead(above.owner) && !above.is_open();
     is_its_own && is_given && above.iter().all(is_safe)
@@ -286,7 +287,7 @@ mod tests {
         assert!(is(&[(OTHER, 0o755), TOP, TOP]), "/run/smbdirect");
         assert!(is(&[(OTHER, 0o700), (OWN, 0o700), TMP, TOP]));
         for wrong in [
-            // That user may have made the directory itself.
+            // The other user may have made the directory.
             &[(OTHER, 0o755), TMP, TOP][..],
             &[(OTHER, 0o755), (OTHER, 0o755), TOP],
             &[(OTHER, 0o755), (ROOT, 0o775), TOP],
@@ -295,7 +296,7 @@ mod tests {
             // Other users may put a socket there.
             &[(OTHER, 0o775), TOP, TOP],
             &[(OTHER, 0o1777), TOP, TOP],
-            // It belongs to another user.
+            // The directory belongs to another user than the device's.
             &[(ROOT, 0o755), TOP, TOP],
             &[(1002, 0o755), TOP, TOP],
             &[(OTHER, 0o755)],

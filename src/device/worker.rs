@@ -185,7 +185,8 @@ impl<D: Doorbell> Worker<D> {
         Ok(())
     }
 
-    /// Adds a segment that the device shares; `asked` is the region that it was asked for, if any.
+    /// Adds a segment that the device shares; `asked` is the region for which the device was asked for a segment, if
+    /// any.
     pub(super) fn add_segment(
         &mut self,
         segment: &Segment,
@@ -211,7 +212,7 @@ impl<D: Doorbell> Worker<D> {
         }
     }
 
-    /// Handles the device's request for a segment, which it gets back as soon as nothing uses it.
+    /// Handles the device's request to get a segment back, which is done as soon as nothing uses the segment.
     pub(super) fn reclaim(&mut self, reclaim: &Reclaim) -> Result<(), Status> {
         if reclaim.region == region::RECEIVE {
             let mut queues = self.queues.iter_mut();
@@ -546,7 +547,7 @@ impl<D: Doorbell> Worker<D> {
         self.queues.iter_mut().try_for_each(Queue::notify)
     }
 
-    /// Ends a connection gracefully. If it is being transferred, it ends only if the transfer fails.
+    /// Ends a connection gracefully. A connection that is being transferred ends only if the transfer fails.
     pub(super) fn disconnect(&mut self, conn: u64) -> Result<(), Status> {
         let open = self.conns.get_mut(&conn).ok_or(Status::NoConnection)?;
         let is_first = !std::mem::replace(&mut open.closing, true);
@@ -598,7 +599,7 @@ impl<D: Doorbell> Worker<D> {
     }
 }
 
-/// Asks for the buffer back that is lent for a connection.
+/// Asks the device to return the buffer that is lent to it for a connection.
 fn recall<D: Doorbell>(
     queues: &mut [Queue<D>],
     number: u64,

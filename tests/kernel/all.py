@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""On the machine: runs every test with the kernel, each in a guest of its own, two at once.
+"""On the host: runs every kernel test, each in its own guest, and two guests at once.
 
 A guest often waits, for example until its peer's time limits pass; meanwhile another guest uses the processors. Needs
 what `make test-kernel` builds: the guest's kernel, Samba, smbdirectd and smbdirectctl. The output of each guest is in
@@ -23,12 +23,12 @@ import guest
 from guest import smbd_server
 
 HERE = pathlib.Path(__file__).resolve().parent
-# How many times a guest is tried if its kernel fails because of a bug of its own.
+# How many times a guest is started if a bug in its kernel ends it (KERNEL_FAILED of guest.py).
 TRIES = 5
 
 
 def plan(options):
-    """Returns the name of each test, its command, and whether that command runs in the guest."""
+    """Returns the command of each test to run, by the name of the test."""
     where = ["--samba", options.samba, "--programs", options.programs]
     size = ["--largest", options.largest]
     tests = {}
@@ -105,8 +105,9 @@ def run(name, command, options, guests):
         guests.say(name, f"-- a bug in the kernel ended the test; try {attempt} of {TRIES}")
         if name.endswith("conformance") or name in ("ksmbd", "outside"):
             continue
-        # Tests that passed are not tried again: otherwise the sum of their chances to fail would make the guest fail.
-        # The device's counters still include the tests before.
+        # Skip the checks that have passed: each could meet the kernel's bug again, and with all of them in every try,
+        # perhaps no try would get through. But until the check "the device's counters" has passed, skip nothing: it
+        # needs the traffic of the checks before it. `--failures` has no such check.
         names = [check["name"] for check in json.loads((directory / "report.json").read_text())["checks"] if check["ok"]]
         if "--failures" in command or "the device's counters" in names:
             passed += [part for one in names for part in ("--skip", one)]

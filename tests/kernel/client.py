@@ -26,15 +26,16 @@ MIB = 1 << 20
 # limits; `sealed` tests messages that do not.
 WAYS = {"plain": [], "sign": ["sign"], "seal": ["seal", "rsize=131072", "wsize=131072"]}
 
-# Two ways to make a mount seal although it chooses request sizes for a mount without sealing.
+# Two ways to make a mount seal although the client chooses the request sizes as for a mount without sealing.
 SEALED = {"seal": ("share", ["seal"]), "the share's `smb encrypt = required`": ("sealed", [])}
 
 # The kernel's messages when a test breaks a connection, or when a server is away for a while.
 BROKEN = [r"send_done|recv_done|register_mr_done|get_mr|has not responded", r"Send error", r"reconnect", r"smbd_", r"sending smb", r"Close unmatched|closing unmatched",
           r"No task to wake", r"cifs_(read|write)", r"RDMA|rdma", r"Unable to", r"Error -\d+ (sending|on)", r"Verify user has"]
 
-# The kernel's messages when it reads the rest of a large folio that contains data it has not written yet. It reads
-# everything there into one page that it throws away, and then checks the signature of that page (docs/interop.md).
+# The messages of the kernel's client when it reads the rest of a large folio that contains data not written yet. The
+# client reads all of that rest into one page, which it throws away, and then checks the signature of that page
+# (docs/interop.md).
 GAP_FILLED = [r"sign fail cmd 0x8 ", r"SMB signature verification returned error = -13"]
 
 

@@ -254,7 +254,7 @@ class Device:
             self.load()
 
     def doctor(self):
-        """Checks that smbdirectctl examines this device, and says that it has no smbd."""
+        """Checks that smbdirectctl examines this device, and says that no smbd is attached."""
         if not self.options.programs:
             return
         command = [self.options.programs / "smbdirectctl", "doctor", "--json", "--control", PATH]

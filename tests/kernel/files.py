@@ -74,7 +74,7 @@ def difference(memory, piece, at):
 
 
 def sizes(mounted, behind, direct, largest):
-    """Checks files of all sizes. They stay if the server's directory is not visible."""
+    """Checks files of all sizes, and leaves them on the mount if the server's directory is not visible."""
     for seed, length in enumerate(SIZES, 1):
         if length <= largest:
             size(mounted, behind, length, seed, direct)

@@ -88,7 +88,7 @@ def debug_data():
 
 
 def is_late_break(lines):
-    """Recognizes the break of a lease that the client has just given up: cifs.ko logs "No task to wake", and in its
+    """Recognizes the break of a lease that the client has just given up: cifs.ko logs "No task to wake", and in the
     next line the first words of the break."""
     return "No task to wake" in lines[0] and lines[-1].endswith(".SMB@...........") and " 00000012 " in lines[-1]
 
@@ -110,7 +110,7 @@ def without_own(lines):
 
 
 class ClientHangs(Exception):
-    """The kernel's client hangs because of its own bug, but what the check tests of the server has passed."""
+    """The kernel's client hangs because of its own bug, but the server has passed everything that the check tests."""
 
 
 def client_hangs():
@@ -303,8 +303,8 @@ class Load:
                 self.done.append(number)
 
     def wait_for_more(self, count, seconds, or_else=None):
-        """Waits for `count` more successful rounds. If there is none for 40 seconds, calls `or_else`: if that returns
-        True, stops waiting and returns False."""
+        """Waits for `count` more successful rounds. If no round succeeds for 40 seconds, calls `or_else`; if
+        `or_else` returns True, stops waiting and returns False."""
         wanted, last, since = len(self.done) + count, len(self.done), time.monotonic()
         ended = time.monotonic() + seconds
         while len(self.done) < wanted:

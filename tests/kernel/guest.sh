@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs Linux in QEMU with software RDMA (siw, rxe), the kernel's own SMB client and its own SMB server:
 #
-#   tests/kernel/guest.sh deps           install what it needs (apt, as root)
+#   tests/kernel/guest.sh deps           install what this script needs (apt, as root)
 #   tests/kernel/guest.sh build          fetch the newest kernel of Debian 13, and build the modules that it lacks
 #   tests/kernel/guest.sh headers        print the directory to build modules with (KDIR in their makefiles)
 #   tests/kernel/guest.sh run COMMAND... run a command as root in the guest, and exit with its status
@@ -14,7 +14,7 @@
 # GUEST_DIR=     a directory of this machine in which the guest may write (a temporary one; /mnt/guest in the guest)
 # GUEST_MODULES= files with modules to load before the command, separated by blanks
 # GUEST_SECONDS= seconds after which the guest is stopped (1800)
-# GUEST_MEMORY=  its memory (6G)
+# GUEST_MEMORY=  the guest's memory (6G)
 # GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
 # KERNEL_SRC=    a tarball or directory with another source of Linux, from which the whole kernel is built
 # KERNEL_CONFIG= a file with additional options for that kernel, such as CONFIG_KASAN=y

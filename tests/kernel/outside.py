@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""On the machine: runs smbd and smbdirectd here, and the kernel's client in the guest, over QEMU's user network.
+"""On the host: runs smbd and smbdirectd here, and the kernel's client in the guest, over QEMU's user network.
 
 The client knows only port 5445, so everything runs in a network namespace in which that port is free.
 """

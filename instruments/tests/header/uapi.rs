@@ -347,7 +347,8 @@ fn the_header_is_what_the_sources_say() {
     assert_eq!(
         checked_in.len(),
         generated.len(),
-        "kernel/uapi/smbdirect.h ends elsewhere"
+        "kernel/uapi/smbdirect.h is shorter or longer than the generated header: \
+         UPDATE=1 cargo test -p instruments --test header"
     );
 }
 

@@ -416,7 +416,8 @@ impl<'a> Exchange<'a> {
         self.conns[0].token.take().expect("a token")
     }
 
-    /// Waits until the broker has given a connection to a worker that has not looked yet.
+    /// Waits until the broker's status shows one more connection as owned by this worker, which has not read the event
+    /// about it yet.
     fn wait_assigned(&mut self, conn: usize, who: Who) {
         let worker = i32::try_from(self.actor(who).id()).expect("a process");
         let owned = self

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests at which addresses SMB Direct is served, and which of these addresses are announced to clients. smb.conf
-//! decides both, as it does for TCP.
+//! Tests two things: which addresses serve SMB Direct, and which of these are announced to clients. smb.conf decides
+//! both, as it does for TCP.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
@@ -12,7 +12,8 @@ use crate::failures::wait_until;
 use crate::sessions::{GUID, log_in};
 use instruments::samba::{Server, Setup};
 
-/// The only address of the loopback interface, although all of 127/8 works: `interfaces = lo` leaves the other one out.
+/// The loopback interface has only this address, so `interfaces = lo` does not cover `LEFT_OUT`. Both can be connected
+/// to, because all of 127/8 works.
 const NAMED: &str = "127.0.0.1";
 const LEFT_OUT: &str = "127.0.0.7";
 

@@ -100,11 +100,11 @@ enum Silent {
     Gone(Failure),
     /// Asking again would not help.
     Failed(Failure),
-    /// The answer has another form.
+    /// The answer does not have the form that this program knows.
     Unreadable(serde_json::Error),
 }
 
-/// Returns new events, and how many others were lost. `ask` asks for the events after the one with a number.
+/// Returns new events, and how many others were lost. `ask` asks for the events after the one whose number it is given.
 fn look(
     ask: impl Fn(u64) -> Result<Answer, Silent>,
     position: &mut Option<Position>,
@@ -114,7 +114,7 @@ fn look(
     // What happened before this program looked for the first time is not missed.
     let mut read_until = before.map(|before| before.last);
     if before.is_some_and(|before| before.start_time_seconds != answer.start_time_seconds) {
-        // This is another device, which counts anew.
+        // The answer is from another device, which numbers its events anew.
         answer = ask(0)?;
         read_until = Some(0);
     }
@@ -263,8 +263,9 @@ impl Display for Utc {
     }
 }
 
-/// Returns the year, month and day of the day with this number, counted from 1 January 1970. It counts years from
-/// March, so that the leap day is the last, and days in eras of 400 years, which all have the same length.
+/// Returns the year, month and day of the day with this number, counted from 1 January 1970. The function counts years
+/// from March, so that the leap day is the last day of a year, and days in eras of 400 years, which all have the same
+/// length.
 const fn date(days: u64) -> (u64, u64, u64) {
     // 719,468 days lie between 1 March of the year 0 and 1 January 1970.
     let days = days + 719_468;
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(lost(&mut position, 1.0, &[5, 6, 7]), 0);
         assert_eq!(lost(&mut position, 1.0, &[10, 11]), 2);
         assert_eq!(lost(&mut position, 1.0, &[10, 11]), 0, "nothing new");
-        // Another device counts anew, and its first events are not there either.
+        // Another device counts anew, and its first three events are lost.
         assert_eq!(lost(&mut position, 2.0, &[4, 5]), 3);
         assert_eq!(lost(&mut position, 2.0, &[6]), 0);
         assert_eq!(lost(&mut position, 3.0, &[]), 0);

@@ -169,7 +169,8 @@ fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
     }
 }
 
-/// Returns the text of one update. On a terminal it overwrites the previous update; otherwise it follows it.
+/// Returns the text of one update. On a terminal, the text overwrites the previous update; elsewhere, it comes after
+/// the previous update.
 fn screen(device: &status::Device) -> String {
     match io::stdout().is_terminal() {
         true => format!("\x1b[H\x1b[2J{device}"),
@@ -185,7 +186,8 @@ fn ask(control: &Path) -> Result<String, Failure> {
     ask_process(control).map(|(json, _)| json)
 }
 
-/// Also returns the process that serves the device, if there is one, and it is visible from here.
+/// Asks as `ask` does, and also returns the process that serves the device, if there is such a process and it is
+/// visible from here.
 fn ask_process(control: &Path) -> Result<(String, Option<u32>), Failure> {
     let (json, process) = match is_char_device(control) {
         true => (kernel::status(control)?, None),
@@ -193,7 +195,7 @@ fn ask_process(control: &Path) -> Result<(String, Option<u32>), Failure> {
             device::observe_process(control, TIMEOUT).map_err(|error| with_cure(control, error))?
         }
     };
-    // The device may run as another user, and must not control the terminal of the one who asks. JSON has no other
+    // The device may run as another user, and must not control the terminal of the user who asks. JSON has no other
     // control characters than these two.
     let is_foreign = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     Ok((json.replace(is_foreign, "?"), process))
@@ -278,7 +280,7 @@ fn print(text: &str) -> ExitCode {
     print_and_exit(text, ExitCode::SUCCESS)
 }
 
-/// Prints in the same way, and returns this exit status if that succeeds.
+/// Prints as `print` does, and returns the exit status `code` if printing succeeds.
 fn print_and_exit(text: &str, code: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => not_printed(&error),

@@ -29,8 +29,8 @@ pub(crate) struct Options {
     control: PathBuf,
 }
 
-/// Prints or writes the metrics once. If there is no answer that this program can read, they say so, and an alert can
-/// notice that.
+/// Prints or writes the metrics once. If there is no answer that this program can read, the metrics say so, and an
+/// alert can notice that.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let per_connection = match options.connections {
         true => PerConnection::Included,
@@ -85,7 +85,7 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
 /// Writes a new file that every user can read.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     // This removes the file of an earlier process with the same number, and a link that another user may have put
-    // there, so that it is not followed.
+    // there, so that the link is not followed.
     let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(text.as_bytes())?;

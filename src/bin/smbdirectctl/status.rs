@@ -28,7 +28,8 @@ pub(crate) struct Device {
     pub(crate) version: String,
     pub(crate) interface: u32,
     pub(crate) uptime_seconds: f64,
-    /// When it was started, which tells it from one that was started later; `None` if it does not report that.
+    /// When the device was started, which tells it from a device that was started later; `None` if the device does not
+    /// report the time.
     pub(crate) start_time_seconds: Option<f64>,
     pub(crate) stopping: bool,
     pub(crate) listen: Vec<String>,
@@ -100,7 +101,8 @@ pub(crate) struct Connection {
     pub(crate) state: String,
     pub(crate) send_credits: u32,
     pub(crate) receive_credits: u32,
-    /// `None` if the device does not report it; the connection is then not marked.
+    /// Whether the connection has a session; `None` if the device does not report that, and the connection is then not
+    /// marked.
     pub(crate) authenticated: Option<bool>,
     /// How file data is protected, if smbd has said so.
     pub(crate) protection: Option<String>,
@@ -157,9 +159,9 @@ pub(crate) struct Client {
     pub(crate) withheld: u64,
     pub(crate) refused: u64,
     pub(crate) refusal: Option<String>,
-    /// Number of its SMB Direct sessions.
+    /// Number of the client's SMB Direct sessions.
     pub(crate) direct: u64,
-    /// When the last of them was made.
+    /// When the last of these sessions was made.
     pub(crate) direct_at_seconds: Option<f64>,
 }
 
@@ -368,8 +370,9 @@ impl Device {
 }
 
 impl Connection {
-    /// Its state, with a mark if nobody has logged in on it and the state does not imply that, or with marks for what
-    /// happens to its data, or a mark if smbd has not said that.
+    /// Returns the connection's state and its marks: `*` if nobody has logged in on the connection and the state does
+    /// not imply that; otherwise letters that say how file data is protected, or `?` if a client has logged in and smbd
+    /// has not said how.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");

@@ -67,7 +67,7 @@ fn has_colors() -> bool {
     io::stderr().is_terminal() && !unwanted
 }
 
-/// Puts the priority in front of each line, in the journal's form (sd-daemon(3)), if lines go there.
+/// Puts the priority in front of each line, in the journal's form (sd-daemon(3)), if the lines go to the journal.
 struct Prioritized<F> {
     inner: F,
     is_journal: bool,

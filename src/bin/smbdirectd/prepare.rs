@@ -137,7 +137,7 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
 }
 
 /// Leaves out the default IPv6 address if the system has no IPv6, and checks that no other process listens: the
-/// listeners of the reactors share their ports, so they would share another daemon's, too. The broker waits for
+/// listeners of the reactors share their ports, so they would also share those of another daemon. The broker waits for
 /// addresses that this machine does not have yet.
 ///
 /// # Errors

@@ -93,7 +93,7 @@ type Signal = (i32, Instant);
 
 /// Returns a channel of signals as they come. It holds only a few, because more unread signals say nothing new.
 fn signals() -> io::Result<Receiver<Signal>> {
-    // The last two have no meaning here, but would end the process by default.
+    // SIGUSR1 and SIGUSR2 have no meaning here, but would end the process by default.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
     let (sender, receiver): (SyncSender<Signal>, _) = mpsc::sync_channel(4);
     let thread = thread::Builder::new().name("signals".to_owned());
@@ -105,8 +105,8 @@ fn signals() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Waits for a signal to stop. Meanwhile it tells the service manager that all is well, and where clients are served,
-/// if that is no longer what it `said` last. Returns the time at which the signal came.
+/// Waits for a signal to stop. Meanwhile, this function tells the service manager that all is well, and where
+/// clients are served, if the text that says where differs from `said`. Returns the time at which the signal came.
 ///
 /// # Errors
 ///
@@ -137,7 +137,7 @@ fn wait_for_stop(
                 if broker.has_ended() {
                     return Err("the broker has ended unexpectedly".to_owned());
                 }
-                // All threads of the broker have to answer for its status.
+                // The broker's status needs an answer from each of its threads, and so shows that all of them run.
                 if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
                     notify(&[NotifyState::Watchdog]);
                     let now = whereabouts(&status.listen, &status.missing);

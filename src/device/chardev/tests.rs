@@ -25,7 +25,8 @@ type Answerer = Box<dyn FnMut(&mut [u8], Option<Buffer<'_>>) -> io::Result<()>>;
 struct State {
     /// Calls that were made, with their arguments before the answer.
     calls: Vec<(u32, Vec<u8>)>,
-    /// Answers to the calls with a number, in turn; without any, a call succeeds and changes nothing.
+    /// Answers by the number of the call, each used once, in turn; a call without an answer here succeeds and changes
+    /// nothing.
     answers: Vec<(u32, Answerer)>,
     /// What `GET_EVENTS` returns.
     events: Vec<Vec<u8>>,

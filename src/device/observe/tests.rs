@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests an observer against devices that answer as they should, and against others.
+//! Tests an observer against devices that answer as they should, and against devices that do not.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;

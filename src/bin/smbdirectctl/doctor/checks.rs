@@ -30,7 +30,7 @@ impl Findings {
         self.0.push(Finding {
             check,
             result,
-            // It may name a file of another user.
+            // The message may name a file of another user, who chose its name.
             message: printable(&message),
             cure: cure.map(str::to_owned),
         });
@@ -693,7 +693,7 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
 }
 
 /// Returns why a client without an SMB Direct connection stays with TCP, as far as smbd knows, and what to do; `None`
-/// if it has used SMB Direct, and nothing that is known keeps it from doing so again.
+/// if the client has used SMB Direct, and nothing that is known keeps it from doing so again.
 fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
     const MULTICHANNEL: &str = "Windows: Set-SmbClientConfiguration -EnableMultiChannel $true\n\
         Linux: mount -t cifs -o rdma (the option cannot be added to an existing mount)";
@@ -703,7 +703,7 @@ fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
         let cure = "use a client with SMB 3: Windows 8 or Server 2012, or newer";
         return Some((why, cure));
     }
-    // The next SMB Direct session clears this.
+    // The client's next SMB Direct session clears the refusal.
     if let Some(status) = &noted.refusal {
         let times = noted.refused;
         let why = format!(
@@ -742,7 +742,7 @@ fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
 }
 
 /// Reports why the last clients without an SMB Direct connection have none. smbd does not tell when a client has gone,
-/// so they need not be connected over TCP.
+/// so these clients need not be connected over TCP any more.
 fn clients(facts: &Facts, found: &mut Findings) {
     let Some(device) = &facts.device else {
         return;

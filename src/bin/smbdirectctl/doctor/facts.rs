@@ -35,7 +35,7 @@ pub(crate) struct Facts {
     pub(crate) firewall: Firewall,
     /// The results of connections to the announced addresses.
     pub(crate) probes: Vec<Probe>,
-    /// Whether this program runs as root: only root sees all of this.
+    /// Whether this program runs as root: only root sees all of these facts.
     pub(crate) is_root: bool,
     /// Whether the device is, or would be, the kernel's.
     pub(crate) is_kernel: bool,

@@ -84,7 +84,7 @@ pub(super) fn gather(options: &Options) -> Facts {
     facts
 }
 
-/// Returns the device, and the process that serves it, if there is one, and it is visible from here.
+/// Returns the device, and the process that serves it, if there is such a process and it is visible from here.
 fn ask(control: &Path) -> Result<(Device, Option<u32>), Silence> {
     let (json, process) = ask_process(control).map_err(|(status, reason)| Silence {
         reason,
@@ -97,14 +97,14 @@ fn ask(control: &Path) -> Result<(Device, Option<u32>), Silence> {
     Ok((device, process))
 }
 
-/// Returns the process of smbd's parent, if one is attached; 0 if the device cannot see it.
+/// Returns the process of the parent smbd, if it is attached; 0 if the device cannot see that process.
 fn listener(device: &Device) -> Option<i32> {
     let mut processes = device.processes.iter();
     processes.find(|it| it.role == "listener").map(|it| it.pid)
 }
 
-/// Examines smbd and smb.conf: those that the options name, or those of the smbd that is attached, or, if there is
-/// none, the first smbd in the path. If one is attached, another one would say nothing about this server.
+/// Examines smbd and smb.conf: those that the options name, or those of the smbd that is attached, or, if no smbd is
+/// attached, the first smbd in the path. If one is attached, another smbd would say nothing about this server.
 fn samba(root: &Path, options: &Options, facts: &mut Facts) {
     let listener = facts.device.as_ref().and_then(listener);
     let attached = listener.map(|pid| programs::attached(root, pid));

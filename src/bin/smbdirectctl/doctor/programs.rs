@@ -31,7 +31,7 @@ const TIME: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Where programs look for other programs.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where administrators' programs are if the path does not say so.
+/// Where administrators' programs are, even if PATH does not name these directories.
 const USUAL: [&str; 2] = ["/usr/sbin", "/usr/local/samba/sbin"];
 /// Write permission of the group and of others.
 const WRITABLE: u32 = 0o022;
@@ -47,7 +47,7 @@ fn is_root_or_own(user: u32) -> bool {
 ///
 /// # Errors
 ///
-/// The error says who else can, as a message for people.
+/// The error says who else can change the file, as a message for people.
 fn trusted(path: &Path) -> Result<PathBuf, String> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
@@ -97,11 +97,11 @@ fn find_in(places: impl Iterator<Item = PathBuf>, name: &str) -> Option<PathBuf>
     places.find_map(|place| trusted(&place.join(name)).ok())
 }
 
-/// Returns the program of an smbd that is attached to the device, whose number the device has told.
+/// Returns the program of an smbd that is attached to the device. `pid` is its process, as the device reports it.
 ///
 /// # Errors
 ///
-/// The error says why this is not to be run, as a message for people.
+/// The error says why the program is not to be run, as a message for people.
 pub(super) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
     if pid <= 0 {
         return Err("it runs in a container that cannot be seen from here".to_owned());
@@ -130,11 +130,11 @@ pub(super) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
     trusted(&path)
 }
 
-/// Returns the configuration file that such an smbd was given, if it was given one.
+/// Returns the configuration file that an attached smbd was given on its command line, if it was given one.
 ///
 /// # Errors
 ///
-/// The error says why it is not to be read, as a message for people.
+/// The error says why the file is not to be read, as a message for people.
 pub(super) fn config_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, String> {
     let process = root.join(format!("proc/{pid}"));
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
@@ -171,7 +171,7 @@ fn named_config(line: &[u8]) -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// The error says why it is not to be run, as a message for people.
+/// The error says why testparm is not to be run, as a message for people.
 pub(super) fn testparm(smbd: &Path, is_named: bool) -> Result<Option<PathBuf>, String> {
     let beside = smbd.with_file_name("testparm");
     let prefix = smbd.ancestors().nth(2);
@@ -196,7 +196,7 @@ fn have_one_owner(program: &Path, file: &Path) -> bool {
 ///
 /// # Errors
 ///
-/// It could not be run, or took too long; the error is a message for people.
+/// The program could not be run, or took too long; the error is a message for people.
 pub(super) fn output(
     program: &Path,
     arguments: &[impl AsRef<OsStr>],
@@ -234,7 +234,7 @@ fn output_within(
             }
             (None, Some(_)) if Instant::now() < end => thread::sleep(PAUSE),
             _ => {
-                // It is not waited for: a program that waits for a disk ends only after that.
+                // Do not wait for its end: a killed program that waits for a disk ends only after that wait.
                 let _ = child.kill();
                 return Err(format!(
                     "{} did not end within {limit:?}",

@@ -21,7 +21,8 @@ pub(crate) struct Rates {
 
 impl Device {
     /// Turns the bytes of connections into bytes per second since the status `before`, sorts the busiest connections to
-    /// the top, and adds the rates of each fabric. Does nothing if the device has been restarted between the two.
+    /// the top, and adds the rates of each fabric. Does nothing if the device has been restarted between the two
+    /// statuses.
     pub(crate) fn since(mut self, before: &Self) -> Self {
         let seconds = self.uptime_seconds - before.uptime_seconds;
         if self.start_time_seconds != before.start_time_seconds || seconds <= 0.0 {
@@ -39,7 +40,7 @@ impl Device {
             .collect();
         for connection in &mut self.connections {
             let known = known.get(&connection.ends()).copied();
-            // If it is younger than before, it is a new connection with the address of one that has ended.
+            // If the connection is younger than before, it is a new connection with the address of one that has ended.
             let known = known.filter(|known| known.age_seconds <= connection.age_seconds);
             connection.become_rates(known, seconds);
         }
@@ -161,7 +162,7 @@ mod tests {
         let shown = device(1.0, [5, 6], 1.0).since(&device(10.0, [0, 0], 1.0));
         assert!(shown.rates.is_none());
         assert!(!shown.to_string().contains("per second"));
-        // It may already have been up for longer than the one before.
+        // The new device may already have been up for longer than the old one had been.
         let mut later = device(20.0, [5, 6], 1.0);
         later.start_time_seconds = Some(2.0);
         assert!(later.since(&device(10.0, [0, 0], 1.0)).rates.is_none());

@@ -2,9 +2,9 @@
 
 //! Checks whether a firewall lets TCP port 5445 in.
 //!
-//! The rules are read line by line, as the firewall's program prints them. A rule counts if one of its ports is that
-//! port, or a list or a range that has it. Where a packet comes from does not count: whoever opens a port for a part of
-//! the network knows why.
+//! The rules are read line by line, as the firewall's program prints them. A rule counts if it names port 5445 alone,
+//! or in a list or a range. Where a packet comes from does not count: whoever opens a port for a part of the network
+//! knows why.
 
 use smbdirect::broker::PORT;
 

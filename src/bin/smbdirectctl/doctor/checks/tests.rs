@@ -215,7 +215,7 @@ fn the_kernels_device_has_cures_of_its_own() {
         facts.is_kernel = true;
         facts.control = "/dev/smbdirect".to_owned();
         set(facts, "smb direct device", "/dev/smbdirect");
-        // It serves only addresses of RDMA devices.
+        // The kernel's device serves only addresses of RDMA devices.
         of_device(facts).addresses.remove(1);
         facts.probes.remove(1);
     };
@@ -519,7 +519,7 @@ fn software_serves_the_address_of_an_adapter() {
             .unwrap()
             .contains("apt-get install")
     );
-    // An iWARP client finds software, too.
+    // An iWARP client can use the software fabric instead.
     roce.ports[0].kind = Kind::Iwarp;
     assert_eq!(complaints(&roce)[0].result, Verdict::Warn);
 }
@@ -894,7 +894,8 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
             "refused 3 times to bind a connection to its session, last with 0xc0000203",
             "log of smbd",
         ),
-        // What smbd said last counts: first it announced addresses, or first it did not.
+        // The last answer of smbd decides. In the first case, smbd announced addresses and later withheld them; in the
+        // second, the other way round.
         (
             serde_json::json!({"asked": 1, "told": null, "withheld": 10}),
             "does not support RDMA transforms",
@@ -910,7 +911,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
             "speaks SMB 2.1",
             "Server 2012",
         ),
-        // It has used SMB Direct, but no longer can.
+        // The client has used SMB Direct, but no longer can.
         (
             serde_json::json!({"direct": 5, "refused": 1, "refusal": "0xc000006d"}),
             "refused 1 times",
@@ -925,7 +926,7 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
             finding.cure.as_deref().unwrap().contains(cure),
             "{finding:?}"
         );
-        // In the report about the server, this is not a fault.
+        // The report about the server does not count this as a fault.
         let found = server(&facts);
         let finding = found
             .iter()
@@ -941,10 +942,10 @@ fn a_client_of_tcp_stays_there_for_a_reason() {
         assert!(finding.message.contains(why), "{finding:?}");
     }
     let says_nothing = |facts: &Facts| server(facts).iter().all(|it| it.check != "clients");
-    // It has an SMB Direct connection.
+    // The client has an SMB Direct connection.
     of_device(&mut facts).clients[0].address = "10.0.0.24".to_owned();
     assert!(says_nothing(&facts));
-    // These are the doctor itself, and other programs of this machine.
+    // At these addresses are the doctor itself, and other programs of this machine.
     for own in ["127.0.0.1", "::1", "10.0.1.1", "10.0.9.1"] {
         of_device(&mut facts).clients[0].address = own.to_owned();
         of_device(&mut facts).addresses[0].address = "10.0.9.1:5445".to_owned();

@@ -166,7 +166,7 @@ impl Samba {
         }
     }
 
-    /// Examines it while the device says that this process is its listener.
+    /// Examines smbd while the device says that process `pid` is the listener.
     fn with_listener(&self, pid: i32) -> Facts {
         let listener = serde_json::json!({"processes": [{"role": "listener", "pid": pid}]});
         let mut facts = Facts {
@@ -218,11 +218,11 @@ fn runs_nothing_that_another_user_could_have_put_there() {
         assert!(said.contains("other users can change"), "{said}");
         assert_eq!(samba.ran(), "", "{changed}");
     }
-    // It does not examine another smbd instead, such as the first in the path.
+    // The doctor does not examine another smbd instead, such as the first in the path.
     let facts = samba.with_listener(0);
     assert!(facts.smbd.is_none(), "{facts:?}");
     assert!(facts.unknown["smbd"].contains("container"), "{facts:?}");
-    // With a safe smbd, the same holds for its testparm and its configuration.
+    // If smbd is safe, but others can change its testparm or its configuration, testparm does not run.
     for changed in ["bin/testparm", "bin", "etc/smb.conf", "etc"] {
         machine.mode(changed, 0o777);
         let facts = samba.with_listener(77);

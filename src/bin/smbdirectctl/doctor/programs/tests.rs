@@ -20,7 +20,7 @@ fn trusts_only_what_no_other_user_can_change() {
     let link = machine.link("sbin/smbd", Path::new("../bin/smbd"));
     assert_eq!(trusted(&program).as_ref(), Ok(&real));
     assert_eq!(trusted(&link).as_ref(), Ok(&real));
-    // The program, its directory, the directory of the link, and the one above both.
+    // The program, its directory, the directory of the link, and the directory above both.
     for changed in ["bin/smbd", "bin", "sbin", ""] {
         for mode in [0o775, 0o757, 0o777] {
             machine.mode(changed, mode);
@@ -29,7 +29,7 @@ fn trusts_only_what_no_other_user_can_change() {
         }
         machine.mode(changed, 0o755);
     }
-    // There, others could make a program first.
+    // In a sticky directory to which all can write, others could make a program first.
     machine.mode("bin", 0o1777);
     assert!(trusted(&link).is_err());
     machine.mode("bin", 0o755);
@@ -60,7 +60,7 @@ fn finds_programs_in_places_of_root_only() {
     let found = find_in([open.clone(), closed].into_iter(), "ufw");
     assert_eq!(found, fs::canonicalize(program).ok());
     assert_eq!(find_in([open].into_iter(), "ufw"), None);
-    // This is the current directory, which has this file.
+    // Both places mean the current directory, which contains Cargo.toml.
     let here = ["", "."].map(PathBuf::from).into_iter();
     assert_eq!(find_in(here, "Cargo.toml"), None);
 }
@@ -145,7 +145,7 @@ fn a_testparm_belongs_to_its_smbd() {
     assert_eq!(testparm(&smbd, false), Ok(Some(real(&beside))));
     machine.mode("sbin", 0o777);
     assert!(testparm(&smbd, false).is_err());
-    // The user has named this smbd, and the same user has made both.
+    // The user has named this smbd, whose owner also owns this testparm.
     assert_eq!(testparm(&smbd, true), Ok(Some(beside.clone())));
     if is_root() {
         chown(&beside, Some(OTHER), None).expect("another owner");
