@@ -472,7 +472,11 @@ mod tests {
         assert_eq!(scene.pending(), (1, 2));
         scene.control.now = scene.control.now + STATUS_TIMEOUT;
         scene.control.expire();
-        assert_eq!(scene.pending(), (1, 0), "the next status is for the other two threads");
+        assert_eq!(
+            scene.pending(),
+            (1, 0),
+            "the next status is for the other two threads"
+        );
         scene.control.now = scene.control.now + STATUS_TIMEOUT;
         scene.control.expire();
         assert_eq!(scene.pending(), (0, 0));
