@@ -46,8 +46,8 @@ impl WcStatus {
         match (self.0, work) {
             (SUCCESS, _) => Outcome::Success,
             (FLUSHED, _) => Outcome::Flushed,
-            // Receives lie in registered memory, so this can only mean that a message does not fit, which rxe reports
-            // in this way.
+            // Receives lie in registered memory, so either status can only mean that a message does not fit into its
+            // receive. Which one it is depends on the provider.
             (LOCAL_LENGTH | LOCAL_QP_OPERATION, Work::Recv { .. }) => {
                 Outcome::Failed(WrError::LocalLength, CloseReason::ReceiverNotReady)
             }

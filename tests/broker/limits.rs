@@ -185,7 +185,8 @@ fn memory_that_is_not_used_comes_back() {
     }
     let expected = [(region::BULK, 0), (region::BULK, 1), (region::RECEIVE, 1)];
     assert_eq!(wanted, BTreeSet::from(expected));
-    scene.until("all of it is back", |status| status.totals.memory == before);
+    // Before, a message may still have been charged.
+    scene.until("all of it is back", |status| status.totals.memory <= before);
     // Another segment has this number now.
     assert_eq!(worker.grow(region::BULK), Status::Ok);
     worker.bulk[0].write(0, &[5; 4096]).unwrap();

@@ -327,7 +327,8 @@ pub fn every_call_refuses_a_connection_that_has_ended<H: Harness>(h: H) {
     w.close(pair.server);
     w.closes(pair.server);
     w.closes(pair.client);
-    // This new connection takes the place of the old one, if any connection does.
+    // If the fabric reuses the entry of an ended connection, this new connection gets it. The old number must still be
+    // refused.
     let next = w.pair();
     calls_are_refused(&mut w, pair.client);
     calls_are_refused(&mut w, pair.server);

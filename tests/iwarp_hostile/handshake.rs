@@ -276,7 +276,7 @@ fn a_rejected_peer_has_time_to_close_however_long_the_owner_did_not_poll() {
         let due = world.fabric.poll_timeout();
         assert!(
             due.is_some_and(|due| due <= world.now()),
-            "the time is not known yet"
+            "a poll is due at once, since `reject` does not know the time"
         );
         world.poll();
         assert_eq!(world.fabric.counts().lingering, 1);

@@ -137,7 +137,10 @@ impl Server {
                 None => {}
             }
             let left = TIMEOUT.checked_sub(start.elapsed()).expect("an answer");
-            let fd = self.handle.event_fd().expect("its own");
+            let fd = self
+                .handle
+                .event_fd()
+                .expect("a handle that this process attached");
             smbdirect::sys::wait_readable(fd, Some(left)).expect("waited");
         }
     }
@@ -148,7 +151,11 @@ impl Server {
         while !has_input(std::io::stdin()) {
             let mut event = self.handle.next_event().expect("attached");
             if event.is_none() {
-                wait_for_either(self.handle.event_fd().expect("its own"));
+                wait_for_either(
+                    self.handle
+                        .event_fd()
+                        .expect("a handle that this process attached"),
+                );
                 event = self.handle.next_event().expect("attached");
             }
             match event {

@@ -113,7 +113,9 @@ impl Process {
             "transferred" => return self.transferred(),
             "disconnect" => {
                 let conn = conn(self);
-                self.handle().disconnect(conn).expect("its own");
+                self.handle()
+                    .disconnect(conn)
+                    .expect("a connection that this worker owns");
             }
             "unfinished" => self.check_unfinished(conn(self)),
             "finish" => self.finish(),
@@ -161,7 +163,10 @@ impl Process {
             }
             let left = TIMEOUT.checked_sub(start.elapsed());
             let left = left.unwrap_or_else(|| panic!("no event; {:?}", self.events));
-            let descriptor = self.handle().event_fd().expect("its own");
+            let descriptor = self
+                .handle()
+                .event_fd()
+                .expect("a handle that this process attached");
             wait_readable(descriptor, Some(left.min(time))).expect("waited");
         }
     }
@@ -273,7 +278,9 @@ impl Process {
         self.handle().take_pdu(pdu, &mut message).expect("held");
         self.message = message;
         // The client sends more than an unauthenticated one may send.
-        self.handle().set_authenticated(conn).expect("its own");
+        self.handle()
+            .set_authenticated(conn)
+            .expect("a connection that this worker owns");
         length.to_string()
     }
 
@@ -372,7 +379,10 @@ impl Process {
 
     /// Checks that something is still under way on a connection.
     fn check_unfinished(&mut self, conn: u64) {
-        let counts = self.handle().conn_counts(conn).expect("its own");
+        let counts = self
+            .handle()
+            .conn_counts(conn)
+            .expect("a connection that this worker owns");
         assert!(counts.rdma_operations > 0 || counts.unsent_bytes > 0);
         assert!(!self.under_way.is_empty());
     }

@@ -20,7 +20,8 @@ const KILLS: usize = 200;
 const KILLS_WANTED: &str = "SMBDIRECT_TEST_KILLS";
 /// On average, one kill in this many hits the broker.
 const BROKERS: usize = 20;
-/// The number of workers that have registered a client, and of their clients. Later clients are unknown.
+/// The number of workers, each of which registers the client of the same number, and the number of clients. No worker
+/// registers the clients beyond `WORKERS`.
 const WORKERS: u8 = 3;
 const CLIENTS: u8 = 5;
 /// The variable with a seed, which repeats a run.
@@ -112,7 +113,7 @@ impl Soak {
         self.children.retain_mut(|child| match child.ended() {
             None => true,
             Some(is_well) => {
-                assert!(is_well, "a worker of a token");
+                assert!(is_well, "a worker that was started for a token failed");
                 false
             }
         });
@@ -171,7 +172,8 @@ impl Soak {
             client.tell("once more");
         }
         let deadline = Instant::now() + 2 * TIMEOUT;
-        // The answers to the first command are there already, or come first.
+        // Each client answers twice: to its GUID at the start, and to "once more". The first answer may be unread or
+        // still to come, so wait for two.
         let mut answers = vec![0; self.clients.len()];
         while answers.iter().any(|answers| *answers < 2) {
             assert!(Instant::now() < deadline, "not served: {answers:?}");
@@ -214,7 +216,11 @@ fn offers(mut handle: Handle) {
                 return;
             }
             Some(other) => panic!("{other:?}"),
-            None => wait_for_either(handle.event_fd().expect("its own")),
+            None => wait_for_either(
+                handle
+                    .event_fd()
+                    .expect("a handle that this process attached"),
+            ),
         }
     }
 }

@@ -93,7 +93,8 @@ impl ReadDepths {
     pub const LENGTH: usize = 4;
     /// A value of `ird` or `ord`: the sender does not negotiate this depth.
     pub const NOT_NEGOTIATED: u16 = 0x3fff;
-    /// Bit A in `control`: the responder may send first, after a ready-to-receive of the initiator.
+    /// Bit A in `control`: once the initiator's ready-to-receive has arrived, the responder may send, even if the
+    /// initiator has sent nothing else.
     pub const PEER_TO_PEER: u16 = 0x8000;
     /// Bit B in `control`: an empty Send is, or is offered as, the ready-to-receive.
     pub const RTR_SEND: u16 = 0x4000;
@@ -104,7 +105,7 @@ impl ReadDepths {
 
     const NUMBER: u16 = 0x3fff;
     const FLAGS: u16 = 0xc000;
-    /// How many bits further to the right the two flags of the ORD field are in `control`.
+    /// The two flags of the ORD field are this many bits further to the right in `control` than in the field.
     const ORD_FLAGS_SHIFT: u32 = 2;
 
     /// Parses the four bytes. Any four bytes are legal.
@@ -179,8 +180,8 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     ///
-    /// [`IwarpError::MpaBadKey`] at the first byte that cannot belong to such a frame, so that no
-    /// caller waits for the rest of something else; [`IwarpError::MpaPrivateDataTooLong`].
+    /// [`IwarpError::MpaBadKey`] as soon as one byte differs from the key of such a frame, so that no caller waits for
+    /// the rest of something that is not such a frame; [`IwarpError::MpaPrivateDataTooLong`].
     pub fn length(kind: FrameKind, start: &[u8]) -> Result<Option<usize>, IwarpError> {
         if start.iter().zip(kind.key()).any(|(byte, key)| byte != key) {
             return Err(IwarpError::MpaBadKey);

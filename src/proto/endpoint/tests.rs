@@ -837,7 +837,8 @@ mod credits {
         let mut endpoint = acceptor(255);
         let mut bytes = message(10, 0, 100, 0);
         bytes[0] = 10;
-        // This leaves 60 granted of 255, all of which are posted at first.
+        // After this loop the peer holds 60 credits and all 255 receives are posted. The loop after it posts no
+        // receives again.
         for _ in 0..195 {
             assert!(endpoint.handle_message(START, &bytes).is_ok());
             endpoint.handle_receives_posted(1);
@@ -858,7 +859,8 @@ mod credits {
         let mut bytes = message(1, 0, 100, 0);
         bytes[0] = 10;
         assert!(endpoint.handle_message(START, &bytes).is_ok());
-        // The peer holds 254 credits and wants 10, but the only send credit needs a receive to grant.
+        // The peer holds 254 credits and wants 10. Even so, one more receive is needed: the message that spends this
+        // side's only send credit has to grant a credit.
         assert_eq!(endpoint.receives_wanted(), 1);
         endpoint.handle_receives_posted(1);
         endpoint.start_message(1, None).unwrap();
@@ -980,7 +982,8 @@ mod strict_peer {
         }
     }
 
-    /// Exchanges requests of `length` one-byte fragments, each answered by `answer` bytes.
+    /// Exchanges requests and answers: each request has `length` fragments of one byte, and each answer has `answer`
+    /// bytes.
     fn converse(max: u16, length: u32, answer: u32) {
         let credits_requested = Credits(max);
         let mut endpoint = responding(

@@ -6,7 +6,7 @@
 //! use their own [`Iwarp`] and send bytes. Everything runs in one thread and is polled in turn, and time is real time
 //! plus what a case adds with [`Lab::advance`].
 //!
-//! Only [`Lab::ends`] checks that "the connection is closed", and each time it checks that:
+//! Cases check "the connection is closed" only with [`Lab::ends`] or [`Lab::ends_as`]. Each call checks that:
 //!
 //! - the initiator sees its connection end, in the expected way, and nothing came before the end;
 //! - the server's counters name the expected reason, and no other counter has changed since the start;
@@ -105,7 +105,7 @@ impl Lab {
     }
 }
 
-/// Calls for time.
+/// Methods that let time pass and run both sides.
 impl Lab {
     fn now(&self) -> Instant {
         Instant::ZERO + self.start.elapsed() + self.skew
@@ -210,7 +210,7 @@ impl Lab {
     }
 }
 
-/// Calls for connections.
+/// Methods that make and examine connections.
 impl Lab {
     /// Makes a connection of the fabric, on which nothing has been sent.
     pub(crate) fn connect(&mut self) -> Id {
@@ -329,7 +329,7 @@ impl Lab {
     }
 }
 
-/// Calls for messages.
+/// Methods that send and expect messages.
 impl Lab {
     /// Sends these bytes, whatever they are, and counts no credit.
     #[track_caller]

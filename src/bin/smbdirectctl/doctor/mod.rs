@@ -110,7 +110,7 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// The findings, and the lines above them.
+/// The findings, their worst result, and the versions that the first line of the text shows.
 #[derive(Debug, Serialize)]
 struct Report {
     /// The worst of the findings.

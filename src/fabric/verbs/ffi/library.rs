@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Loads the two libraries only when they are needed, so that the same program runs on machines with and without RDMA
-//! devices.
+//! Loads libibverbs and librdmacm only when they are needed, so that the same program runs on machines with and without
+//! RDMA devices.
 //!
 //! The libraries are never unloaded. [`Channel::new`](super::Channel::new) loads them, and everything else needs an
 //! object that comes from a channel, so their functions are loaded whenever they can be called.
