@@ -47,6 +47,18 @@ const TIMEOUTS: [&str; 7] = [
     "message_timeout",
 ];
 
+/// How file data may be protected; what smbd has not said is unknown.
+const PROTECTIONS: [&str; 6] = [
+    "encrypted",
+    "encrypted in messages",
+    "plain",
+    "signed",
+    "signed in messages",
+    UNKNOWN,
+];
+
+const UNKNOWN: &str = "unknown";
+
 const UP: (&str, &str) = (
     "smbdirect_up",
     "Whether the device and all of its reactors answer.",
@@ -178,6 +190,22 @@ fn limits(text: &mut Text, status: &Status) {
     .sample(&[], totals.memory);
 }
 
+/// Adds the numbers of connections by how file data is protected.
+fn by_protection(text: &mut Text, connections: &[ConnectionStatus]) {
+    let mut counts: BTreeMap<&str, u64> = PROTECTIONS.map(|name| (name, 0)).into();
+    for connection in connections.iter().filter(|it| it.authenticated) {
+        let name = connection.protection.as_deref().unwrap_or(UNKNOWN);
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut family = text.gauge((
+        "smbdirect_protected_connections",
+        "Connections on which a user has logged in, by the protection of file data in the session.",
+    ));
+    for (name, count) in counts {
+        family.sample(&[("protection", name)], count);
+    }
+}
+
 /// Adds the numbers of connections.
 fn connections(text: &mut Text, status: &Status) {
     let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
@@ -195,6 +223,7 @@ fn connections(text: &mut Text, status: &Status) {
     for ((fabric, state), count) in counts {
         family.sample(&[("fabric", fabric), ("state", state)], count);
     }
+    by_protection(text, &status.connections);
     let carried = &status.carried;
     of_fabrics(
         text,

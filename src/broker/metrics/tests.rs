@@ -98,6 +98,23 @@ fn has_what_the_status_says() {
 }
 
 #[test]
+fn connections_are_counted_by_how_their_data_is_protected() {
+    let mut status = status();
+    status.connections[0].protection = Some("encrypted".to_owned());
+    // Nobody has logged in on this connection yet.
+    status.connections[1].authenticated = false;
+    let text = of(&status, PerConnection::LeftOut);
+    for (protection, count) in [("encrypted", 1), ("unknown", 1), ("plain", 0)] {
+        let line =
+            format!("smbdirect_protected_connections{{protection=\"{protection}\"}} {count}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+}
+
+#[test]
 fn connections_have_series_only_on_request() {
     let text = of(&status(), PerConnection::Included);
     for line in [
