@@ -17,6 +17,7 @@ use smbdirect::fabric::Access;
 use smbdirect::shm;
 use smbdirect::sys::Memfd;
 
+use crate::peer::Client;
 use crate::raw::Raw;
 use crate::scene::Scene;
 
@@ -108,9 +109,8 @@ fn operations_under_way_are_answered_before_the_end_of_their_connection() {
     assert!(cookies.into_iter().eq(0..20));
 }
 
-#[test]
-fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
-    let scene = Scene::with(|config| config.reactors = 2);
+/// Returns a worker with clients at both reactors, and these clients with the numbers of their connections.
+fn at_both_reactors(scene: &Scene) -> (Raw, Vec<(u64, Client)>) {
     let mut worker = Raw::worker(scene.path());
     assert_eq!(worker.register([1; 16], 0), Status::Ok);
     let mut clients = Vec::new();
@@ -122,6 +122,13 @@ fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
         worker.pdu(conn);
         clients.push((conn, client));
     }
+    (worker, clients)
+}
+
+#[test]
+fn a_worker_has_a_queue_with_each_reactor_that_serves_it() {
+    let scene = Scene::with(|config| config.reactors = 2);
+    let (mut worker, clients) = at_both_reactors(&scene);
     for (conn, client) in &clients {
         worker.reply(*conn, &conn.to_ne_bytes());
         assert_eq!(client.message(), conn.to_ne_bytes());
@@ -192,19 +199,9 @@ fn no_count_falls_while_reactors_end_one_after_the_other() {
         config.reactors = 2;
         config.drain_timeout = Duration::from_secs(3600);
     });
-    let mut worker = Raw::worker(scene.path());
-    assert_eq!(worker.register([1; 16], 0), Status::Ok);
-    let mut clients = Vec::new();
-    // The kernel distributes connections between the reactors.
-    while worker.queues.len() < 2 {
-        assert!(clients.len() < 90, "all are at one reactor");
-        let client = scene.client(1);
-        let conn = worker.connection().conn;
-        worker.pdu(conn);
-        clients.push(client);
-    }
+    let (mut worker, clients) = at_both_reactors(&scene);
     // One connection stays busy, because this message is not given back.
-    clients[0].send(b"under way");
+    clients[0].1.send(b"under way");
     let (_pdu, _) = worker.expect(event::PDU);
     let mut before = counts(&scene.status());
     scene.broker().stop();
