@@ -10,7 +10,7 @@ use std::time::Duration;
 use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Readiness, Sge,
+    Access, ConnId, Event, Fabric, FabricError, Keep, ListenerId, ReadLimits, Readiness, Sge,
     SharedEpoll, Waitable,
 };
 use smbdirect::proto;
@@ -219,6 +219,8 @@ impl Waitable for Paired {
         None
     }
 }
+
+impl Keep for Paired {}
 
 impl SharedEpoll for Paired {
     fn registry(&self) -> &mio::Registry {

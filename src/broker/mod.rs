@@ -18,6 +18,7 @@
 //! | `addresses` | the addresses on which clients reach the broker, and their interfaces |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
+//! | `kept` | what one broker passes on to the next one at a restart |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | the broker's configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker reports about itself |
 //! | [`metrics`] | the broker's report for Prometheus |
@@ -33,6 +34,7 @@ mod addresses;
 mod config;
 mod control;
 pub mod events;
+mod kept;
 pub mod kernel_status;
 mod log;
 mod machine;
@@ -52,6 +54,8 @@ mod words;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -59,25 +63,31 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
-use self::control::{Control, ControlSocket, Message, ToReactor};
+use self::control::{Control, ControlSocket, Keeper, Message, ToReactor, continue_with};
+pub use self::kept::{Kept, NotContinued, Store};
+use self::kept::{KeptSocket, names};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::Observers;
 pub use self::placement::{NotPlaced, unused_devices};
 use self::process::Pool;
-use self::reactor::{Notice, Reactor, ToControl};
+use self::reactor::{Notice, Reactor, ToControl, ToStore};
 pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::shared::Shared;
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory};
 use crate::fabric::verbs;
-use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, SharedEpoll, iwarp, owner_token};
+use crate::fabric::{FabricError, FabricKind, Keep, ReadLimits, iwarp, owner_token};
 use crate::proto;
+pub use crate::sys::passed_descriptors;
 use crate::transport::{self, Transport};
-use crate::units::Credits;
+use crate::units::{Credits, Instant};
 
 /// Time that the owner of the broker waits for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time that [`Broker::keep`] waits besides the time in which the connections of RDMA devices end.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
 /// the receives after it.
@@ -189,18 +199,54 @@ impl Broker {
     /// # Errors
     ///
     /// The error says why the broker could not start. No thread is left running.
-    pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
+    pub fn start<F, M>(config: Config, make_fabric: M) -> Result<Self, StartError>
     where
-        F: SharedEpoll + Send + 'static,
+        F: Keep + Send + 'static,
+        M: FnMut(FabricKind) -> io::Result<F>,
+    {
+        Self::resume(config, None, make_fabric)
+    }
+
+    /// Starts as [`start`](Self::start) does, and continues where the broker stood still that wrote down `kept`. What
+    /// cannot be continued ends, and the log says so. There are at least as many reactors as the connections need.
+    ///
+    /// # Errors
+    ///
+    /// The error says why the broker could not start. No thread is left running, and all connections end.
+    pub fn resume<F, M>(
+        mut config: Config,
+        kept: Option<Kept>,
+        mut make_fabric: M,
+    ) -> Result<Self, StartError>
+    where
+        F: Keep + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
         config.place()?;
-        let (socket, status_socket) = sockets(&config)?;
-        let asked_at = (status_socket, config.metrics.and_then(observers::listen));
+        let mut kept = kept.filter(|kept| {
+            let why = kept.misfit(&config);
+            if let Some(why) = why {
+                tracing::warn!("connections end with this restart: {why}");
+            }
+            why.is_none()
+        });
+        if let Some(kept) = &kept {
+            let mut listen = config.listen.iter();
+            let is_verbs = listen.any(|listen| listen.fabric == Some(FabricKind::Verbs));
+            config.reactors = config.reactors.max(kept.reactors(is_verbs));
+        }
+        let (socket, status_socket) = sockets(&config, kept.as_mut())?;
+        let status_socket = Arc::new(status_socket);
+        let metrics = config.metrics.and_then(observers::listen);
+        let asked_at = (Arc::clone(&status_socket), metrics);
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
-        let shared = Arc::new(Shared::new(config));
+        let now = kept.as_ref().map_or(Instant::ZERO, |kept| kept.state.now);
+        let shared = Arc::new(Shared::new(config, now));
+        let continued = kept
+            .as_mut()
+            .map(|kept| continue_with(&mut kept.state, &mut kept.descriptors, &shared));
         let poll = mio::Poll::new()?;
         let (sender, messages) = unbounded();
         let waker = mio::Waker::new(poll.registry(), control::WAKER)?;
@@ -212,11 +258,13 @@ impl Broker {
         let kinds = kinds_of_reactors(&shared.config);
         for (number, kind) in kinds.into_iter().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
-            let transport = listen(&shared, fabric, kind, &mut listen_at)?;
+            let of = (number, kind);
+            let transport = listen(&shared, fabric, of, &mut listen_at, kept.as_mut())?;
             let (to_reactor, commands) = unbounded();
             let registry = transport.0.fabric().registry();
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
             to_reactors.push(ToReactor {
+                kind,
                 sender: to_reactor,
                 waker,
             });
@@ -231,7 +279,22 @@ impl Broker {
         }
         let waits = (poll, messages);
         let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
-        let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
+        let sockets = (socket, status_socket);
+        let mut thread = Control::new(
+            Arc::clone(&shared),
+            waits,
+            sockets,
+            to_reactors,
+            listen_at.clone(),
+        )?;
+        if let (Some(kept), Some((peers, state))) = (kept, continued) {
+            let acceptor = state.acceptor(&shared.config.acceptor);
+            for reactor in &mut reactors {
+                reactor.set_up(acceptor, state.allowed());
+            }
+            continue_shards(&mut reactors, kept, &shared);
+            thread.adopt(peers, state);
+        }
         let mut broker = Self {
             addresses: listen_at.iter().map(|listen| listen.address).collect(),
             metrics: observers.metrics_address(),
@@ -245,7 +308,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: SharedEpoll + Send + 'static>(
+    fn spawn<F: Keep + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,
@@ -300,6 +363,36 @@ impl Broker {
         self.control.send(Message::Stop(self.drain_timeout));
     }
 
+    /// Lets everything stand still, so that another broker can continue ([`resume`](Self::resume)): passes all
+    /// descriptors to `store`, and returns a file that holds the state. Connections of RDMA devices, which cannot be
+    /// passed on, first end as they do when the broker [stops](Self::stop). [`leave`](Self::leave) or
+    /// [`go_on`](Self::go_on) has to follow.
+    ///
+    /// # Errors
+    ///
+    /// The error says why the broker cannot be passed on, as a message for people. Everything goes on, except for
+    /// connections of RDMA devices, and for clients that had not negotiated yet.
+    pub fn keep(&self, store: Arc<dyn Store>) -> Result<OwnedFd, String> {
+        let (answer, answered) = bounded(1);
+        let store = ToStore(store);
+        self.control.send(Message::Keep(Keeper { store, answer }));
+        let time = self.drain_timeout.saturating_add(KEEP_TIMEOUT);
+        let kept = answered.recv_timeout(time);
+        let state = kept.unwrap_or_else(|_| Err("the device does not answer".to_owned()))?;
+        kept::write(&state).map_err(|error| format!("the state cannot be written down: {error}"))
+    }
+
+    /// Goes on after [`keep`](Self::keep), because no other broker can continue.
+    pub fn go_on(&self) {
+        self.control.send(Message::GoOn);
+    }
+
+    /// Gives up the broker after [`keep`](Self::keep), without a word to anybody. Its threads stand still until the
+    /// process ends, which has to follow.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// Returns whether the broker has ended, so that [`wait`](Self::wait) would return at once.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -345,19 +438,32 @@ fn ask_status(control: &ToControl, time: Duration) -> io::Result<Status> {
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 
-/// Makes the control socket and the status socket.
-fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError> {
+/// Makes the control socket and the status socket, or continues those that were passed on.
+fn sockets(
+    config: &Config,
+    mut kept: Option<&mut Kept>,
+) -> Result<(ControlSocket, ControlSocket), StartError> {
     let control = &config.control;
     check_directory(control).map_err(|source| StartError::Directory {
         path: control.display().to_string(),
         source,
     })?;
-    let bound = ControlSocket::bind(control).map_err(|source| StartError::Control {
+    let mut at = |path: &Path, name: &str, of: fn(&Kept) -> &KeptSocket| {
+        let kept = kept.as_deref_mut().filter(|kept| of(kept).is_at(path));
+        let again = kept.and_then(|kept| {
+            let descriptor = kept.descriptors.take(name)?;
+            ControlSocket::adopt(of(kept), descriptor)
+        });
+        again.map_or_else(|| ControlSocket::bind(path), Ok)
+    };
+    let bound = at(control, names::CONTROL, |kept| &kept.state.control);
+    let bound = bound.map_err(|source| StartError::Control {
         path: control.display().to_string(),
         source,
     })?;
     let path = device::status_path(control);
-    let status = ControlSocket::bind(&path).map_err(|source| StartError::StatusSocket {
+    let status = at(&path, names::STATUS, |kept| &kept.state.status);
+    let status = status.map_err(|source| StartError::StatusSocket {
         path: path.display().to_string(),
         source,
     })?;
@@ -370,6 +476,23 @@ fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError
         })?;
     }
     Ok((bound, status))
+}
+
+/// Continues the shards of an earlier broker, and its events.
+fn continue_shards<F: Keep>(reactors: &mut [Reactor<F>], mut kept: Kept, shared: &Shared) {
+    shared.adopt_events(std::mem::take(&mut kept.state.events));
+    let (mut continued, mut all) = (0, 0);
+    for shard in std::mem::take(&mut kept.state.shards) {
+        all += shard.conns.len();
+        if let Some(reactor) = reactors.get_mut(shard.number) {
+            continued += reactor.adopt(shard, &mut kept.descriptors);
+        }
+    }
+    if continued == all {
+        tracing::info!("continues {continued} connections");
+    } else {
+        tracing::warn!("continues {continued} of {all} connections; the others end");
+    }
 }
 
 /// Returns the fabric of each reactor.
@@ -400,11 +523,12 @@ impl Drop for Ended {
 /// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
 /// ones.
 #[allow(clippy::type_complexity)]
-fn listen<F: Fabric>(
+fn listen<F: Keep>(
     shared: &Shared,
     fabric: F,
-    kind: FabricKind,
+    (reactor, kind): (usize, FabricKind),
     listen_at: &mut [Listen],
+    mut kept: Option<&mut Kept>,
 ) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
     let config = &shared.config;
     let total = Arc::clone(&shared.memory);
@@ -429,7 +553,12 @@ fn listen<F: Fabric>(
             continue;
         }
         let companion = placement::companion(listen);
-        let listener = transport.listen(listen.address)?;
+        let before = kept.as_deref_mut();
+        let before = before.and_then(|kept| kept.take_listener(reactor, listen.address));
+        let listener = match before {
+            Some(descriptor) => transport.fabric_mut().adopt_listener(descriptor)?,
+            None => transport.listen(listen.address)?,
+        };
         let address = transport.local_address(listener);
         listen.address = address.unwrap_or(listen.address);
         listeners.push(listener);

@@ -60,7 +60,7 @@ pub(super) struct Observers {
 #[derive(Debug)]
 pub(super) struct Server {
     shared: Arc<Shared>,
-    socket: ControlSocket,
+    socket: Arc<ControlSocket>,
     /// The listener for the metrics.
     metrics: Option<TcpListener>,
     control: ToControl,
@@ -70,7 +70,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(
         shared: Arc<Shared>,
-        (socket, metrics): (ControlSocket, Option<TcpListener>),
+        (socket, metrics): (Arc<ControlSocket>, Option<TcpListener>),
         control: ToControl,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -164,7 +164,7 @@ impl Server {
     /// Waits until there is something to do for clients, or until the time of one of them is over. Returns `false` if
     /// the thread has to end.
     fn wait_for(&self, observers: &Clients<Observer>, scrapers: &Clients<Scraper>) -> bool {
-        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*self.socket, PollFlags::IN)];
         let metrics = self.metrics.iter();
         fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
         fds.extend(observers.fds());

@@ -101,6 +101,13 @@ impl SeqListener {
     }
 }
 
+impl From<OwnedFd> for SeqListener {
+    /// Makes a socket from one that another process has made in the same way.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
 impl AsFd for SeqListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -245,6 +252,14 @@ impl SeqSocket {
             user: found.uid,
             group: found.gid,
         })
+    }
+}
+
+impl From<OwnedFd> for SeqSocket {
+    /// Makes a connection from one that another process has made in the same way. If it is not a socket, calls fail and
+    /// do nothing else.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
     }
 }
 

@@ -6,6 +6,7 @@ mod log;
 mod options;
 mod prepare;
 mod serve;
+mod store;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

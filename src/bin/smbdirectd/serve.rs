@@ -4,7 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,12 +14,13 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
-use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
+use smbdirect::broker::{Broker, Kept, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::Iwarp;
 use smbdirect::fabric::verbs::Verbs;
 use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
 
+use super::store::{self, FdStore};
 use super::{FAILED, prepare};
 
 /// Signals to stop within this time count as one: some senders send two at once, as timeout(1) and shells do.
@@ -32,14 +35,18 @@ const CHECK: Duration = Duration::from_secs(1);
 ///
 /// The error says why the device could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
+    // This comes first, before anything else opens a descriptor.
+    let store = FdStore::find().map(Arc::new);
+    let kept = store::take(store.as_deref());
+    settings.broker.keep_connections = store.is_some();
     // This comes before any thread is started, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
-    prepare::addresses(&mut settings.broker)?;
+    prepare::addresses(&mut settings.broker, kept.as_ref())?;
     prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;
-    let broker = start(settings).map_err(|error| not_started(&error))?;
+    let broker = start(settings, kept).map_err(|error| not_started(&error))?;
 
     let missing = broker
         .status()
@@ -51,8 +58,24 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     }
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
     let stopped = wait_for_stop(&broker, &signals, said);
-    let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
+    let first = stopped
+        .as_ref()
+        .map_or_else(|_| Instant::now(), |(_, at)| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    if let (Ok((SIGTERM, _)), Some(store)) = (&stopped, &store) {
+        match pass_on(&broker, store) {
+            Ok(()) => {
+                info!("connections are kept for the next start");
+                broker.leave();
+                return Ok(());
+            }
+            Err(why) => {
+                warn!("connections end with this stop: {why}");
+                store.undo();
+                broker.go_on();
+            }
+        }
+    }
     broker.stop();
     // Without this thread a second signal has no effect, but the device can still stop gracefully.
     let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
@@ -62,11 +85,22 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-fn start(settings: Settings) -> Result<Broker, StartError> {
+/// Leaves everything that the next start needs in the service manager's descriptor store.
+///
+/// # Errors
+///
+/// The error says why that is not possible, as a message for people.
+fn pass_on(broker: &Broker, store: &Arc<FdStore>) -> Result<(), String> {
+    let state = broker.keep(Arc::<FdStore>::clone(store))?;
+    let finished = store.finish(state.as_fd());
+    finished.map_err(|error| format!("the descriptor store: {error}"))
+}
+
+fn start(settings: Settings, kept: Option<Kept>) -> Result<Broker, StartError> {
     let mut iwarp = iwarp_config(&settings.broker);
     iwarp.crc = settings.crc;
     let verbs = smbdirect::broker::verbs_config(&settings.broker);
-    Broker::start(settings.broker, move |kind| {
+    Broker::resume(settings.broker, kept, move |kind| {
         let fabric = match kind {
             FabricKind::Software => Iwarp::new(iwarp).map(AnyFabric::from),
             FabricKind::Verbs => Verbs::new(verbs).map(AnyFabric::from),
@@ -106,7 +140,7 @@ fn signals() -> io::Result<Receiver<Signal>> {
 }
 
 /// Waits for a signal to stop. Meanwhile, this function tells the service manager that all is well, and where
-/// clients are served, if the text that says where differs from `said`. Returns the time at which the signal came.
+/// clients are served, if the text that says where differs from `said`. Returns the signal.
 ///
 /// # Errors
 ///
@@ -115,7 +149,7 @@ fn wait_for_stop(
     broker: &Broker,
     signals: &Receiver<Signal>,
     mut said: String,
-) -> Result<Instant, String> {
+) -> Result<Signal, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
     loop {
@@ -126,9 +160,9 @@ fn wait_for_stop(
             Ok((SIGUSR1 | SIGUSR2, _)) => {
                 info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
             }
-            Ok((_, at)) => {
+            Ok(signal) => {
                 info!("stopping; a second signal ends at once");
-                return Ok(at);
+                return Ok(signal);
             }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err("the signal thread has ended".to_owned());

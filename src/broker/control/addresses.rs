@@ -214,6 +214,15 @@ impl Control {
         Ok(())
     }
 
+    /// Finds out on which addresses clients reach the device now, and tells the processes if these are not the ones
+    /// that they were `told` before a restart.
+    pub(super) fn adopt_addresses(&mut self, told: &[AddressStatus]) {
+        self.known.look();
+        if self.known.reach.addresses != told {
+            self.addresses_differ();
+        }
+    }
+
     fn tell_addresses(&mut self) {
         let mut left = false;
         for peer in self.peers.values_mut().filter(|peer| peer.addresses_due) {

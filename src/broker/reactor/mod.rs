@@ -12,16 +12,20 @@
 //! does not.
 
 mod busy_poll;
+mod kept;
 mod rest;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
+pub(super) use self::kept::KeptReactor;
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use super::events::What;
+use super::kept::Store;
 use super::presence::Presence;
 use super::process::{Pool, Process};
 use super::shared::Shared;
@@ -32,7 +36,7 @@ use crate::engine::admission::{Limit, Place};
 use crate::engine::registry::Close;
 use crate::engine::shard::{self, Claim, Shard, Why};
 use crate::fabric::{
-    ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,
+    ConnId, FabricError, FabricKind, Keep, ListenerId, LocalAddress, LocalAddresses,
 };
 use crate::proto;
 use crate::transport::{CloseReason, Lines, Transport};
@@ -74,6 +78,21 @@ pub(super) enum Command {
     Report(u64),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
+    /// Stand still, and pass everything on to another broker. A reactor whose connections cannot be passed on first
+    /// ends them by this time.
+    Keep(ToStore, Instant),
+    /// Nothing was passed on: go on.
+    GoOn,
+}
+
+/// A store that reactors use.
+#[derive(Clone)]
+pub(super) struct ToStore(pub(super) Arc<dyn Store>);
+
+impl fmt::Debug for ToStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ToStore")
+    }
 }
 
 /// A message from a reactor to the control thread.
@@ -93,6 +112,8 @@ pub(super) enum Notice {
     Report(u64, Report),
     /// There was no memory for a received message, but other workers may have some. The shard will try again.
     NoMemory,
+    /// The reactor stands still and has written down its state, or cannot do so for this reason.
+    Kept(usize, Result<Box<KeptReactor>, String>),
     /// The reactor has ended.
     Ended(usize),
 }
@@ -127,7 +148,7 @@ impl ToControl {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Reactor<F: SharedEpoll> {
+pub(super) struct Reactor<F: Keep> {
     number: usize,
     fabric: FabricKind,
     shared: Arc<Shared>,
@@ -136,10 +157,12 @@ pub(super) struct Reactor<F: SharedEpoll> {
     control: ToControl,
     sleeper: Sleeper,
     lines: Lines,
+    /// Where to pass everything on as soon as the connections have ended.
+    keeps: Option<ToStore>,
     now: Instant,
 }
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Keep> Reactor<F> {
     /// Makes a reactor whose transport already listens.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
@@ -157,6 +180,7 @@ impl<F: SharedEpoll> Reactor<F> {
             control,
             sleeper: Sleeper::new(shared.config.busy_poll),
             lines: Lines::default(),
+            keeps: None,
             now: shared.now(),
             shared,
         }
@@ -176,6 +200,10 @@ impl<F: SharedEpoll> Reactor<F> {
             self.run_notices();
             busy |= stepped?;
             if self.shard.has_stopped() {
+                if let Some(ToStore(store)) = self.keeps.take() {
+                    // The queues of the workers go on.
+                    self.keep(&*store);
+                }
                 return Ok(());
             }
             // The step may have made queues whose bells have rung: look at them before sleeping.
@@ -197,37 +225,50 @@ impl<F: SharedEpoll> Reactor<F> {
                 break;
             };
             busy = true;
-            let shard = &mut self.shard;
-            match command {
-                Command::Claim { conn, claim } => shard.claim(conn, claim),
-                Command::Decline(conn) => shard.decline(conn),
-                Command::Offer(conn) => shard.route(conn),
-                Command::End(conn, limit) => shard.end_stranger(conn, limit),
-                Command::Gone(process) => shard.gone(process),
-                Command::Released(process) => shard.released(process),
-                Command::Unmapped { id, number } => shard.unmapped(id, number),
-                Command::Reclaim => shard.reclaim(),
-                Command::SetProtection(note) => shard.set_protection(&note),
-                Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
-                Command::AdmitAt(addresses) => shard.admit_at(&addresses),
-                Command::EndGone(interfaces) => {
-                    let mut presence = Presence::new(interfaces);
-                    shard.end_gone(|address| !presence.has(address.into()));
-                }
-                Command::Report(number) => {
-                    let report = Report {
-                        reactor: self.number,
-                        fabric: self.fabric,
-                        shard: shard.report(),
-                    };
-                    // The shard may have found a fault, which the control thread has to learn first.
-                    self.run_notices();
-                    self.control.notice(Notice::Report(number, report));
-                }
-                Command::Stop(by) => shard.stop(by),
-            }
+            self.run_command(command);
         }
         busy
+    }
+
+    fn run_command(&mut self, command: Command) {
+        let shard = &mut self.shard;
+        match command {
+            Command::Claim { conn, claim } => shard.claim(conn, claim),
+            Command::Decline(conn) => shard.decline(conn),
+            Command::Offer(conn) => shard.route(conn),
+            Command::End(conn, limit) => shard.end_stranger(conn, limit),
+            Command::Gone(process) => shard.gone(process),
+            Command::Released(process) => shard.released(process),
+            Command::Unmapped { id, number } => shard.unmapped(id, number),
+            Command::Reclaim => shard.reclaim(),
+            Command::SetProtection(note) => shard.set_protection(&note),
+            Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
+            Command::AdmitAt(addresses) => shard.admit_at(&addresses),
+            Command::EndGone(interfaces) => {
+                let mut presence = Presence::new(interfaces);
+                shard.end_gone(|address| !presence.has(address.into()));
+            }
+            Command::Report(number) => {
+                let report = Report {
+                    reactor: self.number,
+                    fabric: self.fabric,
+                    shard: shard.report(),
+                };
+                // The shard may have found a fault, which the control thread has to learn first.
+                self.run_notices();
+                self.control.notice(Notice::Report(number, report));
+            }
+            Command::Stop(by) => shard.stop(by),
+            Command::Keep(store, by) => match self.fabric {
+                FabricKind::Software => self.keep(&*store.0),
+                FabricKind::Verbs => {
+                    self.keeps = Some(store);
+                    shard.stop(by);
+                }
+            },
+            // This reactor does not stand still.
+            Command::GoOn => self.keeps = None,
+        }
     }
 
     /// Passes on the shard's notices.
