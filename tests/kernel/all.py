@@ -40,8 +40,10 @@ def plan(options):
             tests[f"{fabric}-conformance"] = [HERE / "conformance.py", fabric, options.conformance]
     if options.module:
         for fabric in ("siw", "rxe"):
-            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, "--module", options.module, "--programs",
-                                         options.programs]
+            module = ["--module", options.module]
+            tests[f"{fabric}-module"] = [HERE / "client.py", fabric, *where, *size, *module]
+            tests[f"{fabric}-module-failures"] = [HERE / "client.py", fabric, *where, *module, "--failures", "--limit", 240]
+            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, *module, "--programs", options.programs]
     tests["ksmbd"] = [HERE / "initiator.py", *where]
     tests["outside"] = [HERE / "outside.py", *where, "--largest", min(64, options.largest)]
     return {name: command for name, command in tests.items() if not options.tests or name in options.tests}
