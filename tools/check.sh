@@ -164,7 +164,7 @@ step_counts() {
 step_kernel() {
     local conformance module=()
     tests/kernel/guest.sh build && samba_tree && programs && conformance=$(verbs_suite) || return 1
-    if [ "$(uname -m)" = x86_64 ] && has_library_sources; then
+    if [ "$(uname -m)" = x86_64 ] && library_sources; then
         kernel/build.sh engine && kernel/build.sh module "$(tests/kernel/guest.sh headers)" target/kernel-module || return 1
         module=(--module target/kernel-module/smbdirectk.ko)
     fi
@@ -248,15 +248,14 @@ step_no-os() {
 
 # Compiles the engine of the kernel module to an object that needs only what the module's C provides.
 step_module() {
-    if ! has_library_sources; then
-        command -v rustup >/dev/null && rustup component add rust-src ||
-            { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 0; }
-    fi
-    kernel/build.sh engine
+    ! library_sources || kernel/build.sh engine
 }
 
-has_library_sources() {
-    [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]
+# Makes sure that this Rust has the sources of its library, from which the module's engine is built.
+library_sources() {
+    [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ] ||
+        { command -v rustup >/dev/null && rustup component add rust-src; } ||
+        { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 1; }
 }
 
 # Builds with any toolchain of the minimum version: the active one, one of rustup's, or Debian's.

@@ -134,6 +134,9 @@ def main():
     options.programs = options.programs.resolve()
     options.module = options.module and options.module.resolve()
     tests, guests = plan(options), Guests()
+    unknown = [name for name in options.tests if name not in tests]
+    if unknown or not tests:
+        sys.exit(f"no test of this name, or it needs --module or --conformance: {', '.join(unknown)}")
     guests.width = max(map(len, tests), default=0)
     smbd_server.end_in_order()
     began = time.monotonic()

@@ -269,10 +269,11 @@ class Client:
         """
         with self.mount("echo_interval=5") as mounted:
             kills = [("worker", self.kill_worker), ("smbd", self.kill_smbd)]
-            # The device in the kernel cannot be killed.
-            kills += [] if self.options.module else [("smbdirectd", self.kill_device)]
+            # The device in the kernel cannot be killed, but its RDMA device can go.
+            kills += [("rdma", self.remove_rdma)] if self.options.module else [("smbdirectd", self.kill_device)]
             for name, kill in kills:
-                self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
+                what = "RDMA device is removed" if name == "rdma" else f"{name} is killed"
+                self.report.check(f"{what} under load", self.failure, mounted, name, kill)
 
     def failure(self, mounted, name, kill):
         def path(directory, number):
@@ -310,6 +311,13 @@ class Client:
         time.sleep(1)
         self.server.start_device()
         self.server.wait_for_listener()
+
+    def remove_rdma(self):
+        """Removes the RDMA device that carries all connections, and makes it again."""
+        guest.run("rdma", "link", "delete", f"{self.options.fabric}0", timeout=60)
+        assert not self.server.status()["connections"], self.server.status()
+        time.sleep(1)
+        guest.add_rdma(self.options.fabric)
 
 
 def arguments():
