@@ -128,10 +128,16 @@
 #define SMBDIRECT_NOTE_SESSION 4
 /* The client could not bind an SMB Direct connection to its session. value is the NTSTATUS. */
 #define SMBDIRECT_NOTE_REFUSED 5
+/*
+ * File data on the client's SMB Direct connection from port is encrypted although the session
+ * does not demand that. value has bits of SMBDIRECT_ENCRYPTED_*, which are in addition to those
+ * of earlier notes about the connection.
+ */
+#define SMBDIRECT_NOTE_ENCRYPTED 6
 /* Bit in value of NEGOTIATED: the client supports multichannel. */
 #define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
 
-/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data, as its session demands. What a single share encrypts besides is not in the note. */
+/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data, as its session demands. SMBDIRECT_NOTE_ENCRYPTED says what is encrypted besides. */
 /* File data is neither signed nor encrypted, and may go by RDMA. */
 #define SMBDIRECT_PROTECTION_PLAIN 0
 /* File data is signed, and may go by RDMA with a transform. */
@@ -142,6 +148,14 @@
 #define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
 /* File data is encrypted, and goes in messages. */
 #define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
+
+/* Bits of value in SMBDIRECT_NOTE_ENCRYPTED: who encrypts file data although the session does not demand that. */
+/* A share demands it. */
+#define SMBDIRECT_ENCRYPTED_BY_SHARE 1
+/* Neither the session nor the share demands it, but the client does it. */
+#define SMBDIRECT_ENCRYPTED_BY_CLIENT 2
+/* The connection has no RDMA transform for encrypted data, which therefore goes in messages. */
+#define SMBDIRECT_ENCRYPTED_IN_MESSAGES 4
 
 /* Values of grow.region and segment.region. */
 /* The region for messages to send. */
@@ -389,6 +403,13 @@ struct smbdirect_client_note {
 	__u16 port;
 	/* The note's value: see SMBDIRECT_NOTE_*. */
 	__u32 value;
+	/* The server's address, if the note is about one connection; otherwise 0. IPv4 is mapped into IPv6. A client may */
+	/* connect to two addresses of the server from the same port. */
+	__u8 local_address[16];
+	/* The server's port, if the note is about one connection; otherwise 0. */
+	__u16 local_port;
+	/* Must be 0. */
+	__u16 reserved;
 };
 
 /* A worker registers a client's GUID and one of its sessions, or removes the registration. */

@@ -52,6 +52,8 @@ mod words;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -61,7 +63,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 pub use self::log::{LogFormat, log_filter};
-use self::observers::Observers;
+use self::observers::{Listeners, Observers};
 pub use self::placement::{NotPlaced, unused_devices};
 use self::process::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
@@ -69,7 +71,7 @@ pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::shared::Shared;
 use self::status::Status;
 use crate::device;
-use crate::device::trust::{UnsafeDirectory, check_directory};
+use crate::device::trust::{UnsafeDirectory, check_directory, check_directory_of};
 use crate::fabric::verbs;
 use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, SharedEpoll, iwarp, owner_token};
 use crate::proto;
@@ -105,14 +107,32 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The status socket cannot be given to [`Config::status_group`].
+    /// The socket of the metrics could not be made.
+    #[error("metrics.socket {path}: {source}")]
+    MetricsSocket {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// Other users could replace the socket of the metrics.
+    #[error("metrics.socket {path}: {source}")]
+    MetricsDirectory {
+        /// Its path.
+        path: String,
+        /// What is wrong with the socket's directory.
+        source: UnsafeDirectory,
+    },
+    /// The status socket, or the socket of the metrics, cannot be given to [`Config::status_group`].
     #[error(
-        "status_group is \"{group}\", and the status socket {path} cannot be given to that group: {source}"
+        "status_group is \"{group}\", and the {what} socket {path} cannot be given to that group: {source}"
     )]
     StatusGroup {
         /// The configured group.
         group: String,
-        /// The path of the status socket.
+        /// Which socket it is: `status` or `metrics`.
+        what: &'static str,
+        /// The path of the socket.
         path: String,
         /// What is wrong.
         source: io::Error,
@@ -196,8 +216,7 @@ impl Broker {
     {
         config.validate()?;
         config.place()?;
-        let (socket, status_socket) = sockets(&config)?;
-        let asked_at = (status_socket, config.metrics.and_then(observers::listen));
+        let (socket, asked_at) = sockets(&config)?;
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let shared = Arc::new(Shared::new(config));
@@ -345,8 +364,8 @@ fn ask_status(control: &ToControl, time: Duration) -> io::Result<Status> {
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 
-/// Makes the control socket and the status socket.
-fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError> {
+/// Makes the control socket, and what observers connect to.
+fn sockets(config: &Config) -> Result<(ControlSocket, Listeners), StartError> {
     let control = &config.control;
     check_directory(control).map_err(|source| StartError::Directory {
         path: control.display().to_string(),
@@ -361,15 +380,52 @@ fn sockets(config: &Config) -> Result<(ControlSocket, ControlSocket), StartError
         path: path.display().to_string(),
         source,
     })?;
-    if let Some(group) = config.status_group_id() {
-        let shared = status.share(group);
-        shared.map_err(|source| StartError::StatusGroup {
-            group: config.status_group.clone(),
-            path: path.display().to_string(),
+    share(config, &status, ("status", &path))?;
+    let listeners = Listeners {
+        status,
+        metrics: config.metrics.and_then(observers::listen),
+        metrics_socket: metrics_socket(config)?,
+    };
+    Ok((bound, listeners))
+}
+
+/// Makes the socket of the metrics, if there is to be one.
+fn metrics_socket(config: &Config) -> Result<Option<ControlSocket<UnixListener>>, StartError> {
+    let Some(path) = &config.metrics_socket else {
+        return Ok(None);
+    };
+    let shown = || path.display().to_string();
+    check_directory_of(path, ("socket", "metrics.socket")).map_err(|source| {
+        StartError::MetricsDirectory {
+            path: shown(),
             source,
-        })?;
-    }
-    Ok((bound, status))
+        }
+    })?;
+    let bound = ControlSocket::bind_stream(path);
+    let bound = bound.map_err(|source| StartError::MetricsSocket {
+        path: shown(),
+        source,
+    })?;
+    share(config, &bound, ("metrics", path))?;
+    Ok(Some(bound))
+}
+
+/// Lets the members of [`Config::status_group`] connect to a socket.
+fn share<L>(
+    config: &Config,
+    socket: &ControlSocket<L>,
+    (what, path): (&'static str, &Path),
+) -> Result<(), StartError> {
+    let Some(group) = config.status_group_id() else {
+        return Ok(());
+    };
+    let shared = socket.share(group);
+    shared.map_err(|source| StartError::StatusGroup {
+        group: config.status_group.clone(),
+        what,
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// Returns the fabric of each reactor.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
-//! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is such an
-//! address.
+//! else. This thread also answers on the loopback address and on the socket on which Prometheus and its agents get the
+//! metrics, if there are any.
 //!
 //! A thread of its own serves all these clients in rounds, in which each gets as far as it can without waiting. Every
 //! user of the machine can connect to the address of the metrics, so a client that says nothing, or takes nothing, must
@@ -19,8 +19,9 @@ mod scraper;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -60,23 +61,28 @@ pub(super) struct Observers {
 #[derive(Debug)]
 pub(super) struct Server {
     shared: Arc<Shared>,
-    socket: ControlSocket,
-    /// The listener for the metrics.
-    metrics: Option<TcpListener>,
+    at: Listeners,
     control: ToControl,
     stop: Arc<EventFd>,
 }
 
+/// Where clients connect.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// The status socket.
+    pub(super) status: ControlSocket,
+    /// The loopback address of the metrics.
+    pub(super) metrics: Option<TcpListener>,
+    /// The socket of the metrics. Only those whom its group lets in can connect, so it has clients of its own, whom
+    /// those of the address do not replace.
+    pub(super) metrics_socket: Option<ControlSocket<UnixListener>>,
+}
+
 impl Server {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        (socket, metrics): (ControlSocket, Option<TcpListener>),
-        control: ToControl,
-    ) -> io::Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, at: Listeners, control: ToControl) -> io::Result<Self> {
         Ok(Self {
             shared,
-            socket,
-            metrics,
+            at,
             control,
             stop: Arc::new(EventFd::new()?),
         })
@@ -84,7 +90,7 @@ impl Server {
 
     /// Returns the address on which Prometheus gets the metrics, with its real port.
     pub(super) fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref()?.local_addr().ok()
+        self.at.metrics.as_ref()?.local_addr().ok()
     }
 }
 
@@ -134,12 +140,17 @@ impl Server {
     }
 
     fn run(&self) {
-        let (mut observers, mut scrapers) = (Clients::default(), Clients::default());
+        let mut observers = Clients::default();
+        let (mut scrapers, mut local_scrapers) = (Clients::default(), Clients::default());
         let mut recent = Recent::default();
-        while self.wait_for(&observers, &scrapers) {
-            let observer = observers.admit(|| self.socket.accept().map(Observer::new));
-            let scraper = match &self.metrics {
+        while self.wait_for((&observers, &scrapers, &local_scrapers)) {
+            let observer = observers.admit(|| self.at.status.accept().map(Observer::new));
+            let scraper = match &self.at.metrics {
                 Some(listener) => scrapers.admit(|| Scraper::accept(listener)),
+                None => Ok(()),
+            };
+            let local_scraper = match &self.at.metrics_socket {
+                Some(socket) => local_scrapers.admit(|| Scraper::accept_at(socket)),
                 None => Ok(()),
             };
             let mut answers = Answers {
@@ -150,7 +161,8 @@ impl Server {
             };
             observers.step(&mut answers);
             scrapers.step(&mut answers);
-            let pause = match observer.and(scraper) {
+            local_scrapers.step(&mut answers);
+            let pause = match observer.and(scraper).and(local_scraper) {
                 Ok(()) => PAUSE,
                 Err(_) => ACCEPT_PAUSE,
             };
@@ -163,13 +175,17 @@ impl Server {
 
     /// Waits until there is something to do for clients, or until the time of one of them is over. Returns `false` if
     /// the thread has to end.
-    fn wait_for(&self, observers: &Clients<Observer>, scrapers: &Clients<Scraper>) -> bool {
-        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
-        let metrics = self.metrics.iter();
+    fn wait_for(&self, (observers, scrapers, local_scrapers): AllClients<'_>) -> bool {
+        let at = &self.at;
+        let mut fds = vec![PollFd::new(&at.status, PollFlags::IN)];
+        let metrics = at.metrics.iter();
+        fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
+        let metrics = at.metrics_socket.iter();
         fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
         fds.extend(observers.fds());
         fds.extend(scrapers.fds());
-        let until = [observers.next(), scrapers.next()];
+        fds.extend(local_scrapers.fds());
+        let until = [observers.next(), scrapers.next(), local_scrapers.next()];
         self.wait(&fds, until.into_iter().flatten().min())
     }
 
@@ -191,7 +207,14 @@ impl Server {
     }
 }
 
-/// A client of one of the two sockets.
+/// The clients of the status socket, of the address of the metrics, and of the socket of the metrics.
+type AllClients<'a> = (
+    &'a Clients<Observer>,
+    &'a Clients<Scraper<TcpStream>>,
+    &'a Clients<Scraper<UnixStream>>,
+);
+
+/// A client of one of the sockets.
 trait Client: AsFd {
     /// Returns what its socket has to be ready for before another step makes sense.
     fn waits_for(&self) -> PollFlags;

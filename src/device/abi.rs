@@ -219,13 +219,16 @@ pub mod note {
     pub const SESSION: u16 = 4;
     /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
     pub const REFUSED: u16 = 5;
+    /// File data on the client's SMB Direct connection from `port` is encrypted although the session does not demand
+    /// that. `value` has bits of `encrypted::*`, which are in addition to those of earlier notes about the connection.
+    pub const ENCRYPTED: u16 = 6;
 
     /// Bit in `value` of [`NEGOTIATED`]: the client supports multichannel.
     pub const MULTICHANNEL: u32 = 0x10000;
 }
 
 /// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data, as its session demands.
-/// What a single share encrypts besides is not in the note.
+/// [`note::ENCRYPTED`] says what is encrypted besides.
 pub mod protection {
     /// File data is neither signed nor encrypted, and may go by RDMA.
     pub const PLAIN: u32 = 0;
@@ -237,6 +240,16 @@ pub mod protection {
     pub const SIGNED_IN_MESSAGES: u32 = 3;
     /// File data is encrypted, and goes in messages.
     pub const ENCRYPTED_IN_MESSAGES: u32 = 4;
+}
+
+/// Bits of `value` in [`note::ENCRYPTED`]: who encrypts file data although the session does not demand that.
+pub mod encrypted {
+    /// A share demands it.
+    pub const BY_SHARE: u32 = 1;
+    /// Neither the session nor the share demands it, but the client does it.
+    pub const BY_CLIENT: u32 = 2;
+    /// The connection has no RDMA transform for encrypted data, which therefore goes in messages.
+    pub const IN_MESSAGES: u32 = 4;
 }
 
 /// Values of [`Grow::region`] and [`Segment::region`].
@@ -434,6 +447,13 @@ pub struct ClientNote {
     pub port: u16,
     /// The note's value: see `note::*`.
     pub value: u32,
+    /// The server's address, if the note is about one connection; otherwise 0. IPv4 is mapped into IPv6. A client may
+    /// connect to two addresses of the server from the same port.
+    pub local_address: [u8; 16],
+    /// The server's port, if the note is about one connection; otherwise 0.
+    pub local_port: u16,
+    /// Must be 0.
+    pub reserved: u16,
 }
 
 /// A worker registers a client's GUID and one of its sessions, or removes the registration.
@@ -808,7 +828,7 @@ const _: () = {
     assert!(size_of::<SetParameters>() == 64);
     assert!(size_of::<SetAddresses>() == 8);
     assert!(size_of::<AllowedAddress>() == 24);
-    assert!(size_of::<ClientNote>() == 24);
+    assert!(size_of::<ClientNote>() == 44);
     assert!(kind::CLIENT_NOTE == OPTIONAL | 1);
     assert!(size_of::<SetSessionId>() == 32);
     assert!(size_of::<Claim>() == 16);

@@ -48,7 +48,7 @@ bodies! {
     SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
     SetAddresses SET_ADDRESSES: |_| true;
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
-    ClientNote CLIENT_NOTE: |_| true;
+    ClientNote CLIENT_NOTE: |body| body.reserved == 0;
     Claim CLAIM: |_| true;
     Decline DECLINE: |_| true;
     Grow GROW: |_| true;

@@ -9,6 +9,7 @@ mod end_to_end;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod metrics_socket;
 mod observers;
 mod peer;
 mod raw;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use smbdirect::broker::events::{Events, What};
-use smbdirect::device::abi::{self, kind, note, protection, role};
+use smbdirect::device::abi::{self, encrypted, kind, note, protection, role};
 use smbdirect::device::{Status, observe, observe_events, status_path};
 use zerocopy::IntoBytes;
 
@@ -144,6 +144,28 @@ fn tells_what_smbd_says_about_the_session_of_a_connection() {
     assert_eq!(said(protection::PLAIN).as_deref(), Some("plain"));
     // This device does not know what a later smbd says.
     assert_eq!(said(99), None);
+}
+
+#[test]
+fn tells_what_is_encrypted_although_the_session_does_not_demand_that() {
+    let scene = Scene::new();
+    let listener = Raw::attach(scene.path(), role::LISTENER);
+    let (_worker, _, _client) = scene.pair(1);
+    let peer = scene.status().connections[0].peer;
+    let said = |value| {
+        let before = scene.status().connections[0].encrypted_by.clone();
+        listener.note(peer, note::ENCRYPTED, value);
+        let status = scene.until("it is noted", |status| {
+            status.connections[0].encrypted_by != before
+        });
+        status.connections[0].encrypted_by.clone()
+    };
+    assert_eq!(said(encrypted::BY_SHARE), ["share"]);
+    // A later smbd may say more.
+    assert_eq!(said(encrypted::BY_CLIENT | 1 << 31), ["share", "client"]);
+    let all = ["share in messages", "client in messages"];
+    assert_eq!(said(encrypted::IN_MESSAGES), all);
+    assert_eq!(scene.status().connections[0].protection, None);
 }
 
 #[test]

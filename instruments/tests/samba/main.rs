@@ -30,6 +30,7 @@ mod guides;
 mod hostile;
 mod ms_channel;
 mod ms_transform;
+mod notes;
 mod path;
 mod protected;
 mod reads;

@@ -106,6 +106,8 @@ pub(crate) struct Connection {
     pub(crate) authenticated: Option<bool>,
     /// How file data is protected, if smbd has said so.
     pub(crate) protection: Option<String>,
+    /// Who encrypts file data although the session does not demand that.
+    pub(crate) encrypted_by: Vec<String>,
     pub(crate) inline_bytes_in: u64,
     pub(crate) inline_bytes_out: u64,
     pub(crate) rdma_read_bytes: u64,
@@ -312,13 +314,13 @@ impl Device {
         match self.rates {
             None => writeln!(
                 f,
-                "\nConnections (state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages;\n\
+                "\nConnections (state: * not logged in, S signed, E encrypted, e partly, ? unknown, m in messages;\n\
                  credits: to send/granted; in, out: messages; read, written: RDMA)"
             )?,
             Some(_) => writeln!(
                 f,
-                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, ? unknown, m data\n\
-                 goes in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
+                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, e partly, ? unknown,\n\
+                 m in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
             )?,
         }
         writeln!(
@@ -372,16 +374,24 @@ impl Device {
 impl Connection {
     /// Returns the connection's state and its marks: `*` if nobody has logged in on the connection and the state does
     /// not imply that; otherwise letters that say how file data is protected, or `?` if a client has logged in and smbd
-    /// has not said how.
+    /// has not said how. If the session does not demand that data is encrypted, but a share or the client does it, that
+    /// is the mark, even if the other data is signed.
     fn state(&self) -> String {
         let is_marked =
             self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
+        let is_partly_encrypted = !self.encrypted_by.is_empty();
+        let in_messages = self
+            .encrypted_by
+            .iter()
+            .any(|by| by.ends_with(" in messages"));
         let marks = match self.protection.as_deref() {
             _ if is_marked => "*",
-            Some("signed") => " S",
             Some("encrypted") => " E",
-            Some("signed in messages") => " Sm",
             Some("encrypted in messages") => " Em",
+            _ if in_messages => " em",
+            _ if is_partly_encrypted => " e",
+            Some("signed") => " S",
+            Some("signed in messages") => " Sm",
             None if self.authenticated == Some(true) => " ?",
             _ => "",
         };

@@ -39,6 +39,7 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;
+    let metrics_socket = settings.broker.metrics_socket.clone();
     let broker = start(settings).map_err(|error| not_started(&error))?;
 
     let missing = broker
@@ -48,6 +49,10 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     info!("{said}");
     if let Some(address) = broker.metrics_address() {
         info!("metrics at http://{address}/metrics");
+    }
+    if let Some(path) = metrics_socket {
+        let path = path.display();
+        info!("metrics at {path}: curl --unix-socket {path} http://localhost/metrics");
     }
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
     let stopped = wait_for_stop(&broker, &signals, said);
@@ -187,6 +192,14 @@ fn not_started(error: &StartError) -> String {
                 _ => "",
             }
         }
+        StartError::MetricsSocket { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => "; stop it, or give metrics.socket another path",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "; the user of smbdirectd has to be able to make files in the directory: under its unit, that is \
+                 /run/smbdirect"
+            }
+            _ => "",
+        },
         _ => "",
     };
     format!("{error}{hint}")

@@ -98,7 +98,7 @@ impl Control {
             }
             Request::ClientNote(note) => {
                 self.clients.note(&note, self.now);
-                if note.note == abi::note::SESSION {
+                if matches!(note.note, abi::note::SESSION | abi::note::ENCRYPTED) {
                     // Only the reactors know the connection.
                     self.command_all(|| Command::SetProtection(note));
                 }

@@ -60,8 +60,7 @@ pub(super) enum Command {
     Unmapped { id: u32, number: u32 },
     /// Other workers need memory: ask for idle RECEIVE memory.
     Reclaim,
-    /// smbd has said how file data is protected on the connection from the client's address and port, which this note
-    /// contains.
+    /// smbd has said how file data is protected on the connection that this note names.
     SetProtection(ClientNote),
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),

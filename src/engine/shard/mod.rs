@@ -51,7 +51,7 @@ use super::queue::Queue;
 use super::reason;
 use super::registry::Registry;
 use crate::device::Status;
-use crate::device::abi::{ClientNote, Completion, Token, event};
+use crate::device::abi::{ClientNote, Completion, Token, event, note};
 use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses, WrError};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
@@ -276,12 +276,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.end_gone(has_gone);
     }
 
-    /// Keeps what smbd says in a [`note::SESSION`](crate::device::abi::note::SESSION) about the connection from the
-    /// note's port.
+    /// Keeps what smbd says in a [`note::SESSION`] or a [`note::ENCRYPTED`] about the connection that the note names.
     pub fn set_protection(&mut self, note: &ClientNote) {
-        for (_, conn) in self.conns.iter_mut() {
-            if conn.is_from(&note.address, note.port) {
-                conn.protection = Some(note.value);
+        let conns = self.conns.iter_mut().map(|(_, conn)| conn);
+        for conn in conns.filter(|conn| conn.is_named(note)) {
+            match note.note {
+                note::SESSION => conn.protection = Some(note.value),
+                note::ENCRYPTED => conn.encrypted |= note.value,
+                _ => {}
             }
         }
     }

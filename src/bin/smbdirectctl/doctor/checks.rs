@@ -633,8 +633,11 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         );
     } else if count > 0 {
         let in_messages = live.iter().find_map(|it| {
-            let how = it.protection.as_deref()?;
-            how.strip_suffix(" in messages")
+            let of_session = it.protection.as_deref();
+            let of_session = of_session.and_then(|how| how.strip_suffix(" in messages"));
+            let mut others = it.encrypted_by.iter();
+            let is_encrypted = others.any(|by| by.ends_with(" in messages"));
+            of_session.or_else(|| is_encrypted.then_some("encrypted"))
         });
         let (why, cure) = match in_messages {
             Some(how) => (

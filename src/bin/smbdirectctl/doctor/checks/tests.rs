@@ -789,6 +789,16 @@ fn a_client_uses_rdma_or_messages_or_has_not_logged_in() {
         "{finding:?}"
     );
     assert!(finding.cure.unwrap().contains("small reads"));
+    let connection = &mut of_device(&mut facts).connections[0];
+    connection.encrypted_by = vec!["share in messages".to_owned()];
+    let finding = about(&facts, "10.0.0.24");
+    assert!(
+        finding
+            .message
+            .contains("its data is encrypted, and it does not support RDMA transforms"),
+        "{finding:?}"
+    );
+    of_device(&mut facts).connections[0].encrypted_by.clear();
     of_device(&mut facts).connections[0].protection = Some("signed in messages".to_owned());
     let finding = about(&facts, "10.0.0.24");
     assert!(
