@@ -272,6 +272,10 @@ impl<W: Write> Capture<W> {
         self
     }
 
+    pub(crate) const fn writer(&self) -> &W {
+        self.pcap.writer()
+    }
+
     pub(crate) const fn writer_mut(&mut self) -> &mut W {
         self.pcap.writer_mut()
     }

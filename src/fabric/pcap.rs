@@ -193,6 +193,11 @@ impl<W: Write> PcapWriter<W> {
         self.writer.flush()
     }
 
+    /// Returns the writer.
+    pub const fn writer(&self) -> &W {
+        &self.writer
+    }
+
     /// Returns the writer, which may be written to between two packets.
     pub const fn writer_mut(&mut self) -> &mut W {
         &mut self.writer

@@ -393,7 +393,9 @@ impl<F: Fabric> Fabric for Tap<F> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let due = (!self.captures.is_empty()).then(|| self.now + PAUSE);
+        let mut captures = self.captures.iter();
+        let waits = captures.any(|running| !running.capture.writer().is_empty());
+        let due = waits.then(|| self.now + PAUSE);
         self.inner.poll_timeout().into_iter().chain(due).min()
     }
 }
