@@ -73,6 +73,8 @@
 #define SMBDIRECT_KIND_RELEASE 9
 /* The kind of events_request. */
 #define SMBDIRECT_KIND_EVENTS_REQUEST 10
+/* The kind of capture_request. */
+#define SMBDIRECT_KIND_CAPTURE_REQUEST 11
 /* The kind of client_note. */
 #define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
 /* The kind of attached. */
@@ -95,6 +97,8 @@
 #define SMBDIRECT_KIND_ADDRESSES 109
 /* The kind of reclaim. */
 #define SMBDIRECT_KIND_RECLAIM 110
+/* The kind of capture_started. */
+#define SMBDIRECT_KIND_CAPTURE_STARTED 111
 
 /* Values of attach.role. */
 /* The parent smbd, which gets offers and sets parameters. There can be only one at a time. */
@@ -468,6 +472,19 @@ struct smbdirect_events_request {
 	__u64 after;
 };
 
+/* An observer asks for a capture of a client's connections, until it detaches or the connection ends. The status socket */
+/* does not answer this. */
+struct smbdirect_capture_request {
+	/* The client's address. IPv4 is mapped into IPv6. */
+	__u8 address[16];
+	/* The number of bytes of each RDMA transfer, and of the file data in each message, to capture. */
+	__u32 bytes;
+	/* The client's port, for one existing connection; 0 for all connections of the client, existing and future. */
+	__u16 port;
+	/* Must be 0. */
+	__u16 reserved;
+};
+
 /* The sizes of a region's segments and buffers. A segment consists of units, and a buffer consists of consecutive */
 /* units of one segment. */
 struct smbdirect_region_shape {
@@ -615,6 +632,16 @@ struct smbdirect_status_report {
 	__u64 length;
 	/* Length of the JSON at its start, in bytes. */
 	__u64 json_length;
+};
+
+/* A capture begins. The message carries a socket of type SOCK_SEQPACKET, which the device closes at the end; each of */
+/* its messages is at most 128 KiB and consists of whole blocks of one pcapng file. The last block of an interface whose */
+/* packets were captured holds its statistics. */
+struct smbdirect_capture_started {
+	/* Number of interfaces in the file: one for each reactor. */
+	__u32 interfaces;
+	/* Must be 0. */
+	__u32 reserved;
 };
 
 /* The device lists the addresses on which clients reach it; count addresses follow. It sends this to listeners */

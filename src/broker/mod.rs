@@ -15,6 +15,7 @@
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `observers` | the thread that answers processes that may only ask for the status and the events, and Prometheus |
 //! | `reactor` | a thread that drives a shard of the connections |
+//! | `capture` | captures of connections, for administrators |
 //! | `addresses` | the addresses on which clients reach the broker, and their interfaces |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
@@ -30,6 +31,7 @@
 //! connection. The worst that a client or a process can do is to end its own connection or its own attachment.
 
 mod addresses;
+mod capture;
 mod config;
 mod control;
 pub mod events;
@@ -60,6 +62,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
+use self::capture::Tap;
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Message, ToReactor};
 pub use self::log::{LogFormat, log_filter};
@@ -231,7 +234,7 @@ impl Broker {
         let kinds = kinds_of_reactors(&shared.config);
         for (number, kind) in kinds.into_iter().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
-            let transport = listen(&shared, fabric, kind, &mut listen_at)?;
+            let transport = listen(&shared, Tap::new(fabric), kind, &mut listen_at)?;
             let (to_reactor, commands) = unbounded();
             let registry = transport.0.fabric().registry();
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;

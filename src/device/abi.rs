@@ -29,7 +29,7 @@
 //! Each message begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends with
 //! that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and [`Addresses`]
 //! follow it. The device answers a request with one message that carries its `cookie`: [`Attached`], [`Segment`],
-//! [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
+//! [`StatusReport`], [`CaptureStarted`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
 //! cookie 0, and so do [`Release`] and [`ClientNote`], which are not answered. The first message of a process is
 //! [`Attach`]; the device ends a connection that begins in any other way. [`Attach`] says which versions the process
 //! speaks and which features it has; [`Attached`] says which of them are used. If there is no common version, the
@@ -52,6 +52,7 @@
 //!               <- Addresses, when they have changed; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
 //!               EventsRequest -> StatusReport + memory file with JSON
+//!               CaptureRequest -> CaptureStarted + socket that carries the capture; not on the status socket
 //! ```
 //!
 //! # Queues
@@ -171,6 +172,8 @@ pub mod kind {
     pub const RELEASE: u32 = 9;
     /// The kind of [`EventsRequest`](super::EventsRequest).
     pub const EVENTS_REQUEST: u32 = 10;
+    /// The kind of [`CaptureRequest`](super::CaptureRequest).
+    pub const CAPTURE_REQUEST: u32 = 11;
     /// The kind of [`ClientNote`](super::ClientNote).
     pub const CLIENT_NOTE: u32 = 0x80000001;
     /// The kind of [`Attached`](super::Attached).
@@ -193,6 +196,8 @@ pub mod kind {
     pub const ADDRESSES: u32 = 109;
     /// The kind of [`Reclaim`](super::Reclaim).
     pub const RECLAIM: u32 = 110;
+    /// The kind of [`CaptureStarted`](super::CaptureStarted).
+    pub const CAPTURE_STARTED: u32 = 111;
 }
 
 /// Values of [`Attach::role`].
@@ -526,6 +531,21 @@ pub struct EventsRequest {
     pub after: u64,
 }
 
+/// An observer asks for a capture of a client's connections, until it detaches or the connection ends. The status socket
+/// does not answer this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CaptureRequest {
+    /// The client's address. IPv4 is mapped into IPv6.
+    pub address: [u8; 16],
+    /// The number of bytes of each RDMA transfer, and of the file data in each message, to capture.
+    pub bytes: u32,
+    /// The client's port, for one existing connection; 0 for all connections of the client, existing and future.
+    pub port: u16,
+    /// Must be 0.
+    pub reserved: u16,
+}
+
 /// The process is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -705,6 +725,18 @@ pub struct StatusReport {
     pub json_length: u64,
 }
 
+/// A capture begins. The message carries a socket of type `SOCK_SEQPACKET`, which the device closes at the end; each of
+/// its messages is at most 128 KiB and consists of whole blocks of one pcapng file. The last block of an interface whose
+/// packets were captured holds its statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CaptureStarted {
+    /// Number of interfaces in the file: one for each reactor.
+    pub interfaces: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
 /// The device lists the addresses on which clients reach it; `count` [`Address`]es follow. It sends this to listeners
 /// and workers before [`Attached`], and again whenever the list changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -835,6 +867,8 @@ const _: () = {
     assert!(size_of::<Grow>() == 8);
     assert!(size_of::<StatusRequest>() == 8);
     assert!(size_of::<EventsRequest>() == 8);
+    assert!(size_of::<CaptureRequest>() == 24);
+    assert!(size_of::<CaptureStarted>() == 8);
     assert!(size_of::<Attached>() == 104);
     assert!(size_of::<MemParams>() == 64);
     assert!(size_of::<RegionShape>() == 16);

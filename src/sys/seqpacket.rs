@@ -242,6 +242,13 @@ impl SeqSocket {
     }
 }
 
+/// Takes a descriptor, which should be a socket of this kind; all calls on another kind fail.
+impl From<OwnedFd> for SeqSocket {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
 impl AsFd for SeqSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -53,6 +53,8 @@ mod progress;
 mod table;
 mod timers;
 #[cfg(feature = "fabric")]
+mod underway;
+#[cfg(feature = "fabric")]
 mod wait;
 
 pub use buffers::{HeapBuffers, MessageBuffers};
@@ -67,6 +69,8 @@ pub(crate) use hash::PlainHasher;
 use journal::Journal;
 pub(crate) use table::ConnTable;
 use timers::Timers;
+#[cfg(feature = "fabric")]
+pub use underway::Underway;
 
 /// The configuration of a transport: the values for its connections, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +261,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     ) -> Result<Region, FabricError> {
         let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
         let region = self.fabric.register(conn, memory, access)?;
-        connection.regions.insert(region.id, memory.len());
+        connection.regions.insert(region.id, memory.clone());
         Ok(region)
     }
 

@@ -3,6 +3,7 @@
 //! Tests the programs as an administrator uses them: with real processes, sockets and signals.
 
 mod bridge;
+mod capture;
 mod commands;
 mod doctor;
 mod drain;

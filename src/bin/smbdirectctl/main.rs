@@ -6,6 +6,7 @@
 //! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
 mod bridge;
+mod capture;
 mod doctor;
 mod events;
 mod kernel;
@@ -51,6 +52,8 @@ enum Command {
     Events(events::Options),
     /// Print the device's metrics for Prometheus, or write them to a file
     Metrics(metrics::Options),
+    /// Write the traffic of a client, or of one connection, to a file for Wireshark
+    Capture(capture::Options),
     /// Examine this server: what keeps clients from using RDMA, and what to do
     Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         },
         Command::Events(options) => events::run(&options),
         Command::Metrics(options) => metrics::run(&options),
+        Command::Capture(options) => capture::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {

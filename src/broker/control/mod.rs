@@ -16,6 +16,7 @@
 //! is detached.
 
 mod addresses;
+mod capture;
 mod clients;
 mod memory;
 mod path;
@@ -37,6 +38,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use self::addresses::Known;
+use self::capture::Captures;
 use self::clients::Clients;
 use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
@@ -129,6 +131,7 @@ pub(super) struct Control {
     accept_again: Option<Instant>,
     reports: Reports,
     clients: Clients,
+    captures: Captures,
     exchange: Exchange,
     lines: Lines,
     /// Bytes of the message that is being read.
@@ -168,6 +171,7 @@ impl Control {
             accept_again: None,
             reports: Reports::default(),
             clients: Clients::default(),
+            captures: Captures::default(),
             exchange: Exchange::default(),
             lines: Lines::default(),
             buffer: vec![0; MAX_CONTROL_LENGTH],
@@ -474,6 +478,7 @@ impl Control {
             }
         }
         self.forget_asker(id);
+        self.end_capture(id);
         self.forget_waiting(id);
         let Some(process) = peer.process else {
             return match status {

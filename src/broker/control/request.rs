@@ -59,6 +59,7 @@ impl Control {
             Request::ClientNote(_) => (Role::Listener, kind::CLIENT_NOTE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
             Request::Events(_) => (Role::Observer, kind::EVENTS_REQUEST),
+            Request::Capture(_) => (Role::Observer, kind::CAPTURE_REQUEST),
         };
         if process.role != role {
             if cookie == 0 {
@@ -120,6 +121,7 @@ impl Control {
                 answered(sent)?;
                 Answer::Other
             }
+            Request::Capture(asked) => self.begin_capture(process, cookie, &asked)?,
         })
     }
 

@@ -12,6 +12,7 @@
 //! does not.
 
 mod busy_poll;
+mod capture;
 mod rest;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
+use super::capture::{Order, Tap};
 use super::events::What;
 use super::presence::Presence;
 use super::process::{Pool, Process};
@@ -71,6 +73,10 @@ pub(super) enum Command {
     EndGone(Arc<BTreeSet<LocalAddress>>),
     /// Send a report with this number.
     Report(u64),
+    /// Begin a capture.
+    Capture(Arc<Order>),
+    /// End the capture of the process with this number.
+    EndCapture(u32),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
 }
@@ -130,7 +136,7 @@ pub(super) struct Reactor<F: SharedEpoll> {
     number: usize,
     fabric: FabricKind,
     shared: Arc<Shared>,
-    shard: Shard<F, Arc<Shared>>,
+    shard: Shard<Tap<F>, Arc<Shared>>,
     commands: Receiver<Command>,
     control: ToControl,
     sleeper: Sleeper,
@@ -143,7 +149,7 @@ impl<F: SharedEpoll> Reactor<F> {
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
         shared: Arc<Shared>,
-        transport: (Transport<F, Pool>, Vec<ListenerId>),
+        transport: (Transport<Tap<F>, Pool>, Vec<ListenerId>),
         commands: Receiver<Command>,
         control: ToControl,
     ) -> Self {
@@ -223,6 +229,8 @@ impl<F: SharedEpoll> Reactor<F> {
                     self.run_notices();
                     self.control.notice(Notice::Report(number, report));
                 }
+                Command::Capture(order) => self.begin_capture(order),
+                Command::EndCapture(process) => self.end_capture(process),
                 Command::Stop(by) => shard.stop(by),
             }
         }

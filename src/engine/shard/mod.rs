@@ -261,6 +261,17 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.fabric_mut()
     }
 
+    /// Returns what is under way on the connections of all peers that `wants` names, for a capture that begins now.
+    #[cfg(feature = "fabric")]
+    pub fn underway(
+        &self,
+        wants: impl Fn(core::net::SocketAddr) -> bool,
+    ) -> Vec<crate::transport::Underway> {
+        let conns = self.transport.connections();
+        let underway = conns.filter_map(|conn| self.transport.underway(conn));
+        underway.filter(|it| wants(it.status.peer)).collect()
+    }
+
     /// Sets how future connections are negotiated.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.transport.set_acceptor(acceptor);
