@@ -36,5 +36,6 @@ mod reads;
 mod sessions;
 mod threads;
 mod transforms;
+mod users;
 mod waiting;
 mod writes;

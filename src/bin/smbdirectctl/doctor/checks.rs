@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use self::firewall::firewall;
 use super::super::printable;
-use super::super::status::{Address, Client, Connection, Device};
+use super::super::status::{Address, Client, Connection, Device, WITHOUT_TRANSFORMS};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
 
@@ -639,7 +639,7 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
         let (why, cure) = match in_messages {
             Some(how) => (
                 format!(": its data is {how}, and it does not support RDMA transforms"),
-                "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+                WITHOUT_TRANSFORMS,
             ),
             None => (
                 " so far".to_owned(),
@@ -731,7 +731,7 @@ fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
             "its data must be signed or encrypted, but it does not support RDMA transforms, so smbd announced no RDMA \
              to it"
                 .to_owned(),
-            "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+            WITHOUT_TRANSFORMS,
         ),
         None if noted.multichannel == Some(false) => (
             "multichannel is off on the client, or the client does not support it".to_owned(),
