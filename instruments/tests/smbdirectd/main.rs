@@ -15,3 +15,4 @@ mod manual;
 mod metrics;
 mod privileges;
 mod status;
+mod top;

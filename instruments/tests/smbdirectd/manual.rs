@@ -67,7 +67,9 @@ fn the_manual_has_every_option_and_no_other() {
 
     let program = &*SMBDIRECTCTL;
     let mut smbdirectctl = options_of(program, &[]);
-    for command in ["status", "events", "metrics", "doctor", "bridge", "bench"] {
+    for command in [
+        "status", "top", "events", "metrics", "doctor", "bridge", "bench",
+    ] {
         smbdirectctl.append(&mut options_of(program, &[command]));
     }
     assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");

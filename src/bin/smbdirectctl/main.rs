@@ -13,6 +13,7 @@ mod kernel;
 mod log;
 mod metrics;
 mod status;
+mod top;
 mod users;
 
 use std::env;
@@ -48,6 +49,8 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Show who moves how much, on the whole screen, until q is pressed
+    Top(top::Options),
     /// Show what has happened: connections, processes, limits
     Events(events::Options),
     /// Print the device's metrics for Prometheus, or write them to a file
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
             Some(interval) => watch_status(&options, interval),
             None => show_status(&options),
         },
+        Command::Top(options) => top::run(&options),
         Command::Events(options) => events::run(&options),
         Command::Metrics(options) => metrics::run(&options),
         Command::Doctor(options) => doctor::run(&options),

@@ -10,7 +10,7 @@ mod rates;
 #[cfg(test)]
 mod tests;
 mod units;
-mod words;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -54,12 +54,21 @@ pub(crate) struct Device {
     pub(crate) processes: Vec<Process>,
     pub(crate) closes: Vec<Close>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) usage: Option<Usage>,
     /// The rates of each fabric, if the bytes of connections are bytes per second.
     #[serde(skip)]
-    rates: Option<BTreeMap<String, Rates>>,
+    pub(crate) rates: Option<BTreeMap<String, Rates>>,
     /// Whether connections have the names of their users, or why they do not; `None` if nobody has asked for them.
     #[serde(skip)]
     pub(crate) users: Option<Result<(), String>>,
+}
+
+/// What smbdirectd uses.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
