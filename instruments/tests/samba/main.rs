@@ -37,5 +37,6 @@ mod reads;
 mod sessions;
 mod threads;
 mod transforms;
+mod users;
 mod waiting;
 mod writes;

@@ -16,3 +16,4 @@ mod manual;
 mod metrics;
 mod privileges;
 mod status;
+mod top;

@@ -68,7 +68,7 @@ fn the_manual_has_every_option_and_no_other() {
     let program = &*SMBDIRECTCTL;
     let mut smbdirectctl = options_of(program, &[]);
     for command in [
-        "status", "events", "metrics", "capture", "doctor", "bridge", "bench",
+        "status", "top", "events", "metrics", "capture", "doctor", "bridge", "bench",
     ] {
         smbdirectctl.append(&mut options_of(program, &[command]));
     }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use self::firewall::firewall;
 use super::super::printable;
-use super::super::status::{Address, Client, Connection, Device};
+use super::super::status::{Address, Client, Connection, Device, WITHOUT_TRANSFORMS};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
 
@@ -632,17 +632,11 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
             format!("{client} uses RDMA{how}: {count} connections, {rdma} bytes"),
         );
     } else if count > 0 {
-        let in_messages = live.iter().find_map(|it| {
-            let of_session = it.protection.as_deref();
-            let of_session = of_session.and_then(|how| how.strip_suffix(" in messages"));
-            let mut others = it.encrypted_by.iter();
-            let is_encrypted = others.any(|by| by.ends_with(" in messages"));
-            of_session.or_else(|| is_encrypted.then_some("encrypted"))
-        });
+        let in_messages = live.iter().find_map(|it| it.in_messages());
         let (why, cure) = match in_messages {
             Some(how) => (
                 format!(": its data is {how}, and it does not support RDMA transforms"),
-                "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+                WITHOUT_TRANSFORMS,
             ),
             None => (
                 " so far".to_owned(),
@@ -734,7 +728,7 @@ fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
             "its data must be signed or encrypted, but it does not support RDMA transforms, so smbd announced no RDMA \
              to it"
                 .to_owned(),
-            "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+            WITHOUT_TRANSFORMS,
         ),
         None if noted.multichannel == Some(false) => (
             "multichannel is off on the client, or the client does not support it".to_owned(),

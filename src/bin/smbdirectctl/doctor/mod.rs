@@ -7,9 +7,9 @@ mod checks;
 mod facts;
 mod gather;
 #[cfg(test)]
-mod machine;
+pub(super) mod machine;
 mod probe;
-mod programs;
+pub(super) mod programs;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use self::facts::Facts;
 use super::{FAILED, print_and_exit};
 
 /// Number of columns of the text for people.
-const COLUMNS: usize = 100;
+pub(super) const COLUMNS: usize = 100;
 /// Exit status: nothing failed, but there are warnings.
 const WARNED: u8 = 4;
 
@@ -98,7 +98,7 @@ impl fmt::Display for Finding {
 }
 
 /// Returns the words of a text in lines of at most `columns` columns; a longer word has a line of its own.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {

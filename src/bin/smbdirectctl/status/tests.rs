@@ -132,28 +132,3 @@ fn shows_a_device_that_says_little() {
     assert!(shown.contains("no listener"));
     assert!(!shown.contains("\n\n"), "no empty tables: {shown}");
 }
-
-#[test]
-fn numbers_have_few_columns() {
-    for (bytes, text) in [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 KiB"),
-        (1023 << 10, "1.0 MiB"),
-        (102_297, "99.9 KiB"),
-        (102_400, "100 KiB"),
-        (u64::MAX, "16.0 EiB"),
-    ] {
-        assert_eq!(Bytes(bytes).to_string(), text);
-    }
-    for (seconds, text) in [
-        (0.0, "0.0 s"),
-        (9.96, "10 s"),
-        (119.0, "119 s"),
-        (120.0, "2 min"),
-        (7200.0, "2 h"),
-        (31_536_000.0, "365 d"),
-    ] {
-        assert_eq!(Age(seconds).to_string(), text);
-    }
-}
