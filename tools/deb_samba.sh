@@ -178,11 +178,15 @@ verb_check() {
 
 # ---- building
 
-# Makes our own packages, unless they are newer than what they are made from.
+# Makes our own packages, unless they are newer than what they are made from. Sets ours to their version and
+# architecture, because make test-deb leaves packages of another version there.
+ours=''
 our_packages() {
-    local package=("$target"/deb/libsmbdirect-dev_*.deb)
-    if [ ! -e "${package[0]}" ] || [ -n "$(find src include instruments/src debian contrib docs Cargo.toml Cargo.lock \
-        tools/build.sh -newer "${package[0]}" -not -path "$packaging*" -type f -print -quit)" ]; then
+    local package
+    ours=$(dpkg-parsechangelog --show-field Version)_$(dpkg --print-architecture)
+    package=$target/deb/libsmbdirect-dev_$ours.deb
+    if [ ! -e "$package" ] || [ -n "$(find src include instruments/src debian contrib docs Cargo.toml Cargo.lock \
+        tools/build.sh -newer "$package" -not -path "$packaging*" -type f -print -quit)" ]; then
         say "building smbdirectd and libsmbdirect: make deb"
         logged "$cache/make-deb.log" tools/deb.sh build || die "make deb failed"
     fi
@@ -214,7 +218,7 @@ install_dependencies() {
     say "installing what the build of samba needs"
     rm -rf "$root/build/ours"
     mkdir "$root/build/ours"
-    cp "$target"/deb/libsmbdirect{0,-dev}_*.deb "$root/build/ours/"
+    cp "$target/deb"/libsmbdirect{0,-dev}_"$ours".deb "$root/build/ours/"
     logged "$cache/dependencies.log" in_root "$root" sh -c 'dpkg --install /build/ours/*.deb &&
         cd /build && apt-get -q -y --no-install-recommends build-dep ./samba && apt-get clean' ||
         die "the dependencies of samba's build cannot be installed; the log is $cache/dependencies.log"
@@ -237,7 +241,7 @@ collect() {
     rm -rf "$out.new"
     mkdir -p "$out.new"
     mv "$root"/build/*.deb "$out.new/"
-    cp "$target"/deb/{smbdirectd,libsmbdirect0,libsmbdirect-dev}_*.deb "$out.new/"
+    cp "$target/deb"/{smbdirectd,libsmbdirect0,libsmbdirect-dev}_"$ours".deb "$out.new/"
     (cd "$out.new" && dpkg-scanpackages --multiversion . >Packages 2>"$cache/packages.log") || die "no list of packages"
     echo "$debian_version $number $(our_part)" >"$out.new/built"
     rm -rf "$out"
