@@ -143,8 +143,19 @@ fn the_doctor_says_which_parameter_of_smb_conf_is_in_the_way() {
         ),
         ("log level = 1", "ok    smb.conf has what SMB Direct needs"),
     ] {
-        let config =
-            format!("[global]\nsmb direct = yes\nsmb direct device = /nowhere\n{parameter}\n");
+        // testparm fails if one of these directories does not exist.
+        let own = directory.0.display();
+        let directories = [
+            "lock directory",
+            "state directory",
+            "cache directory",
+            "pid directory",
+            "private dir",
+        ];
+        let directories = directories.map(|name| format!("{name} = {own}\n")).concat();
+        let config = format!(
+            "[global]\n{directories}smb direct = yes\nsmb direct device = /nowhere\n{parameter}\n"
+        );
         let config = directory.file("smb.conf", &config);
         let mut command = Command::new(&*SMBDIRECTCTL);
         command.args(["doctor", "--control", "/nowhere", "--smbd"]);

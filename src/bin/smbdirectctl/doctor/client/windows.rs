@@ -245,7 +245,7 @@ fn channels(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
     let is = |channel: &Fact<'_>, name: &str| channel.at(name).flag() == Some(true);
     let is_rdma = |channel: &Fact<'_>| {
         let rdma = channel.at("rdma_channels").number();
-        let count = rdma.or(channel.at("channels").number());
+        let count = rdma.or_else(|| channel.at("channels").number());
         is(channel, "client_rdma")
             && is(channel, "server_rdma")
             && !is(channel, "failed")
@@ -278,7 +278,7 @@ fn channels(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
             &cure,
         );
     }
-    if ours.iter().any(|channel| is_rdma(channel)) {
+    if ours.iter().any(is_rdma) {
         return;
     }
     for channel in &ours {
