@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Number of items of a list that are looked at.
 const MOST_ITEMS: usize = 64;
 /// Number of characters of a text that are kept.
-const MOST_CHARACTERS: usize = 120;
+const MOST_CHARACTERS: usize = 256;
 
 /// A value in a report, or the lack of one.
 #[derive(Clone, Copy, Debug)]

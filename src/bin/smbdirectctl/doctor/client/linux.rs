@@ -123,11 +123,13 @@ fn devices(report: Fact<'_>, facts: &Facts, found: &mut Findings) -> Vec<String>
     interfaces
 }
 
+/// How to get a mount that uses SMB Direct.
+const MOUNT: &str = "mount the share with -t cifs -o rdma,vers=3.1.1 (after unmounting it: a mount without rdma never \
+    changes to RDMA)";
+
 /// Checks the mounts of this server's shares; returns whether one of them has the option `rdma`.
 fn mounts(report: Fact<'_>, facts: &Facts, devices: &[String], found: &mut Findings) -> bool {
     const CHECK: &str = "client mount";
-    const MOUNT: &str = "mount the share with -t cifs -o rdma,vers=3.1.1 (after unmounting it: a mount without rdma never \
-         changes to RDMA)";
     let Some(mounts) = report.at("mounts").items() else {
         found.skip(CHECK, "the client's mounts were not read");
         return false;
@@ -146,64 +148,73 @@ fn mounts(report: Fact<'_>, facts: &Facts, devices: &[String], found: &mut Findi
     }
     let mut has_rdma = false;
     for mount in ours {
-        let text = |name: &str| mount.at(name).text().unwrap_or_default();
-        let (source, options) = (text("source"), text("options"));
+        let options = mount.at("options").text().unwrap_or_default();
         let options: Vec<&str> = options.split(',').collect();
-        let value = |name: &str| {
-            let mut options = options.iter().filter_map(|option| option.split_once('='));
-            options.find_map(|(key, value)| (key == name).then_some(value))
-        };
-        let version = value("vers").unwrap_or("?");
-        if !options.contains(&"rdma") {
-            found.fail(
-                CHECK,
-                format!("{source} is mounted without the option rdma"),
-                MOUNT,
-            );
-            let interface = text("interface");
-            let is_known = !interface.is_empty() && devices.iter().any(|it| !it.is_empty());
-            if is_known && !devices.contains(&interface) {
-                found.fail(
-                    CHECK,
-                    format!(
-                        "the client reaches {} over {interface}, which has no RDMA device (those are on {})",
-                        text("address"),
-                        devices.join(", ")
-                    ),
-                    "mount an address of this server that the client reaches over an interface with an RDMA device",
-                );
-            }
-            continue;
-        }
-        has_rdma = true;
-        let sealed = options.contains(&"seal");
-        // cifs.ko shows that it signs by the last letter of `sec`, as in `ntlmsspi`.
-        let signed = options.contains(&"sign")
-            || value("sec")
-                .is_some_and(|sec| sec.starts_with("ntlm") && sec.ends_with('i') || sec == "krb5i");
-        if sealed || signed {
-            let how = if sealed { "encrypted" } else { "signed" };
-            let cure = match sealed && value("rsize") != Some("131072") {
-                true => {
-                    "leave seal out if you trust the network; otherwise add rsize=131072 (docs/linux-clients.md)"
-                }
-                false => "leave sign and seal out if you trust the network",
-            };
-            found.warn(
-                CHECK,
-                format!(
-                    "{source} is mounted with rdma, but its data is {how}, and so goes in messages"
-                ),
-                cure,
-            );
+        if options.contains(&"rdma") {
+            has_rdma = true;
+            with_rdma(*mount, &options, found);
         } else {
-            found.ok(
-                CHECK,
-                format!("{source} is mounted with rdma, SMB {version}"),
-            );
+            without_rdma(*mount, devices, found);
         }
     }
     has_rdma
+}
+
+fn without_rdma(mount: Fact<'_>, devices: &[String], found: &mut Findings) {
+    const CHECK: &str = "client mount";
+    let text = |name: &str| mount.at(name).text().unwrap_or_default();
+    let source = text("source");
+    found.fail(
+        CHECK,
+        format!("{source} is mounted without the option rdma"),
+        MOUNT,
+    );
+    let interface = text("interface");
+    let is_known = !interface.is_empty() && devices.iter().any(|it| !it.is_empty());
+    if is_known && !devices.contains(&interface) {
+        found.fail(
+            CHECK,
+            format!(
+                "the client reaches {} over {interface}, which has no RDMA device (those are on {})",
+                text("address"),
+                devices.join(", ")
+            ),
+            "mount an address of this server that the client reaches over an interface with an RDMA device",
+        );
+    }
+}
+
+fn with_rdma(mount: Fact<'_>, options: &[&str], found: &mut Findings) {
+    const CHECK: &str = "client mount";
+    let source = mount.at("source").text().unwrap_or_default();
+    let value = |name: &str| {
+        let mut options = options.iter().filter_map(|option| option.split_once('='));
+        options.find_map(|(key, value)| (key == name).then_some(value))
+    };
+    let sealed = options.contains(&"seal");
+    // cifs.ko shows that it signs by the last letter of `sec`, as in `ntlmsspi`.
+    let signed = options.contains(&"sign")
+        || value("sec")
+            .is_some_and(|sec| sec.starts_with("ntlm") && sec.ends_with('i') || sec == "krb5i");
+    if !sealed && !signed {
+        let version = value("vers").unwrap_or("?");
+        return found.ok(
+            CHECK,
+            format!("{source} is mounted with rdma, SMB {version}"),
+        );
+    }
+    let how = if sealed { "encrypted" } else { "signed" };
+    let cure = match sealed && value("rsize") != Some("131072") {
+        true => {
+            "leave seal out if you trust the network; otherwise add rsize=131072 (docs/linux-clients.md)"
+        }
+        false => "leave sign and seal out if you trust the network",
+    };
+    found.warn(
+        CHECK,
+        format!("{source} is mounted with rdma, but its data is {how}, and so goes in messages"),
+        cure,
+    );
 }
 
 /// Reports what cifs.ko says about its SMB Direct connections.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! Each test changes one thing in the report of a client with which all is well, and finds the line that says so.
+//!
+//! The file is long because each check has its lines in a table.
 
 use std::process::Command;
 
@@ -467,6 +469,22 @@ fn one_adapter_of_two_is_enough() {
         "{found:?}"
     );
     assert!(found[0].message.contains("RDMA2"), "{found:?}");
+}
+
+#[test]
+fn one_connection_of_two_is_enough() {
+    let mut report = windows();
+    let first = report["channels"][0].clone();
+    let mut second = first.clone();
+    set(&mut second, "/failed", json!(true));
+    set(&mut report, "/channels", json!([second, first]));
+    let found = complaints(&report);
+    assert_eq!(
+        (found.len(), found[0].result),
+        (1, Verdict::Warn),
+        "{found:?}"
+    );
+    assert!(found[0].message.contains("failed to connect"), "{found:?}");
 }
 
 #[test]

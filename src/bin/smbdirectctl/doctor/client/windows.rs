@@ -242,67 +242,79 @@ fn channels(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
              meanwhile)",
         );
     }
-    let is = |channel: &Fact<'_>, name: &str| channel.at(name).flag() == Some(true);
-    let is_rdma = |channel: &Fact<'_>| {
-        let rdma = channel.at("rdma_channels").number();
-        let count = rdma.or_else(|| channel.at("channels").number());
-        is(channel, "client_rdma")
-            && is(channel, "server_rdma")
-            && !is(channel, "failed")
-            && count > Some(0)
-    };
-    let path = |channel: &Fact<'_>| {
-        let address = |name: &str| channel.at(name).text().unwrap_or_else(|| "?".to_owned());
-        (address("client_address"), address("server_address"))
-    };
-    if let Some(channel) = ours.iter().find(|channel| is_rdma(channel)) {
-        let (client, server) = path(channel);
+    let uses_rdma = ours.iter().find(|channel| is_rdma(**channel));
+    if let Some(channel) = uses_rdma {
+        let (client, server) = path(*channel);
         found.ok(
             CHECK,
             format!("the client uses RDMA from {client} to {server}"),
         );
     }
-    let failed =
-        |it: &&Fact<'_>| is(it, "client_rdma") && is(it, "server_rdma") && is(it, "failed");
-    if let Some(channel) = ours.iter().find(failed) {
-        let (client, server) = path(channel);
+    let failed = ours
+        .iter()
+        .find(|it| could_be_rdma(**it) && it.at("failed").flag() == Some(true));
+    if let Some(channel) = failed {
+        let (client, server) = path(*channel);
+        let message = format!(
+            "the client failed to connect from {client} to {server}, although both have RDMA"
+        );
         let cure = format!(
             "look for a firewall at RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP), for RoCE v1 against v2, \
              and for lost packets: {GUIDES}"
         );
-        return found.fail(
-            CHECK,
-            format!(
-                "the client failed to connect from {client} to {server}, although both have RDMA"
-            ),
-            &cure,
-        );
+        return match uses_rdma {
+            Some(_) => found.warn(CHECK, message, &cure),
+            None => found.fail(CHECK, message, &cure),
+        };
     }
-    if ours.iter().any(is_rdma) {
-        return;
-    }
-    for channel in &ours {
-        let (client, server) = path(channel);
-        if !is(channel, "server_rdma") {
-            found.warn(
-                CHECK,
-                format!("the client was told that {server} has no RDMA"),
-                "see the lines about the addresses that are announced to clients, and about signing and encryption",
-            );
-        } else if !is(channel, "client_rdma") {
-            found.fail(
-                CHECK,
-                format!("the client reaches {server} from {client}, whose interface has no RDMA"),
-                "connect the client's RDMA adapter to this network, or use an address of this server that the adapter \
-                 reaches",
-            );
-        } else {
-            found.warn(
-                CHECK,
-                format!("the client has no RDMA connection from {client} to {server} yet"),
-                "run the script while the client copies a large file",
-            );
+    if uses_rdma.is_none() {
+        for channel in ours {
+            only_tcp(channel, found);
         }
+    }
+}
+
+/// Returns whether both ends of a connection have RDMA.
+fn could_be_rdma(channel: Fact<'_>) -> bool {
+    channel.at("client_rdma").flag() == Some(true) && channel.at("server_rdma").flag() == Some(true)
+}
+
+fn is_rdma(channel: Fact<'_>) -> bool {
+    // Older versions of Windows do not count the connections by RDMA.
+    let rdma = channel.at("rdma_channels").number();
+    let count = rdma.or_else(|| channel.at("channels").number());
+    could_be_rdma(channel) && channel.at("failed").flag() != Some(true) && count > Some(0)
+}
+
+/// Returns the addresses of the client and of the server.
+fn path(channel: Fact<'_>) -> (String, String) {
+    let address = |name: &str| channel.at(name).text().unwrap_or_else(|| "?".to_owned());
+    (address("client_address"), address("server_address"))
+}
+
+/// Says why a connection does not use RDMA.
+fn only_tcp(channel: Fact<'_>, found: &mut Findings) {
+    const CHECK: &str = "client channels";
+    let (client, server) = path(channel);
+    if channel.at("server_rdma").flag() != Some(true) {
+        found.warn(
+            CHECK,
+            format!("the client was told that {server} has no RDMA"),
+            "see the lines about the addresses that are announced to clients, and about signing and encryption",
+        );
+    } else if channel.at("client_rdma").flag() != Some(true) {
+        found.fail(
+            CHECK,
+            format!("the client reaches {server} from {client}, whose interface has no RDMA"),
+            "connect the client's RDMA adapter to this network, or use an address of this server that the adapter \
+             reaches",
+        );
+    } else {
+        found.warn(
+            CHECK,
+            format!("the client has no RDMA connection from {client} to {server} yet"),
+            "run the script while the client copies a large file",
+        );
     }
 }
 
