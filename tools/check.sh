@@ -34,7 +34,7 @@ step_setup() {
     version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
         { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
     for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc aspell:aspell jq:jq \
-        tshark:tshark make:make pkg-config:pkg-config; do
+        tshark:tshark make:make nft:nftables pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     # The RDMA fabric needs these.
@@ -45,7 +45,7 @@ step_setup() {
     # Without these certificates, cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
-        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, rdma-core: all there"
+        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, nft, rdma-core: all there"
     else
         apt_install "${missing[@]}"
     fi

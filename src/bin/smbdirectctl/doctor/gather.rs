@@ -197,11 +197,16 @@ fn firewall(unknown: &mut BTreeMap<&'static str, String>) -> Firewall {
             None
         })
     };
-    Firewall {
+    let firewall = Firewall {
         ufw: ask("ufw", &["status", "verbose"]),
         firewalld: ask("firewall-cmd", &["--list-all"]),
         nft: ask("nft", &["list", "ruleset"]),
+    };
+    if firewall.nft.is_none() && programs::find("nft").is_some() {
+        let reason = || "nft failed: it needs root and, in a container, CAP_NET_ADMIN".to_owned();
+        unknown.entry("firewall").or_insert_with(reason);
     }
+    firewall
 }
 
 /// Returns the names in a directory, sorted.

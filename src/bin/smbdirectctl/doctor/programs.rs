@@ -110,7 +110,13 @@ pub(crate) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
     let process = root.join(format!("proc/{pid}"));
     // This directory belongs to the effective user of the process, whatever the process does to hide itself.
     let directory = process.metadata();
-    let user = directory.map_err(|error| cannot(&process, &error))?.uid();
+    let user = directory.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("process {pid} cannot be seen from here: it runs outside of this container, or has ended")
+        }
+        _ => cannot(&process, &error),
+    });
+    let user = user?.uid();
     if !is_root_or_own(user) {
         return Err(format!("user {user}, not root, runs process {pid}"));
     }
