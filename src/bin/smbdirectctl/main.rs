@@ -13,6 +13,7 @@ mod kernel;
 mod log;
 mod metrics;
 mod status;
+mod utc;
 
 use std::env;
 use std::ffi::OsString;
