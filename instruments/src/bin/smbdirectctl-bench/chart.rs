@@ -55,8 +55,11 @@ impl Bar {
     }
 }
 
-/// Draws groups of horizontal bars, each group below its name. `unit` names what the axis counts.
-pub(crate) fn bars(head: &Head, groups: &[(String, Vec<Bar>)], unit: &str) -> String {
+/// A name, and the bars below it.
+pub(crate) type Group = (String, Vec<Bar>);
+
+/// Draws groups of horizontal bars. `unit` names what the axis counts.
+pub(crate) fn bars(head: &Head, groups: &[Group], unit: &str) -> String {
     let (width, left, right) = BARS;
     let rows = groups.iter().map(|(_, bars)| bars.len() + 1).sum::<usize>();
     let bottom = rows as f64 * BAR.0 + 8.0;

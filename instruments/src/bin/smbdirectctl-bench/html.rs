@@ -10,7 +10,7 @@ mod over_time;
 
 use std::fmt::Write as _;
 
-use crate::chart::{self, Axis, Bar, Head, Line};
+use crate::chart::{self, Axis, Bar, Group, Head, Line};
 use crate::compare::Comparison;
 use crate::options::{Operation, Transport};
 use crate::report::{self, Report, Row};
@@ -184,6 +184,16 @@ impl Page {
         self.push("</figure>\n");
     }
 
+    /// Draws bars, those of each size on an axis of their own, because small requests are many times slower.
+    fn bars(&mut self, title: &str, description: &str, bars: &BySize, unit: &str) -> String {
+        let mut graphs = String::new();
+        for (size, groups) in &bars.0 {
+            let head = self.head(format!("{title}, {size}"), description);
+            graphs += &chart::bars(&head, groups, unit);
+        }
+        graphs
+    }
+
     /// Says what was measured, with what, and where.
     fn facts(&mut self, report: &Report) {
         let machine = &report.machine;
@@ -252,7 +262,7 @@ impl Page {
             let Some(first) = group.first() else {
                 continue;
             };
-            let size = report::size(first.size_requested.into());
+            let size = size_of(group);
             let title = format!("{name} of {size}, {} at a time", first.depth);
             self.heading(3, &title);
             self.latency(&title, group);
@@ -265,7 +275,7 @@ impl Page {
             &["Size × depth", "Transport"],
             &["MB/s", "least", "most", "times TCP"],
         );
-        let mut bars = Vec::new();
+        let mut bars = BySize::default();
         for group in groups {
             let tcp = group.iter().find(|row| row.transport == Transport::Tcp);
             let tcp = tcp.map(|row| row.megabytes_per_second);
@@ -291,13 +301,12 @@ impl Page {
                 )),
                 value: chart::number(row.megabytes_per_second),
             });
-            bars.push((group_name(group), of_group.collect()));
+            bars.add(size_of(group), (group_name(group), of_group.collect()));
         }
         let title = format!("{name}: throughput");
         let description = "Bars with the median throughput of each case, and lines from its slowest to its fastest \
                            round. The table below has the numbers.";
-        let head = self.head(title.clone(), description);
-        let graph = chart::bars(&head, &bars, "10⁶ bytes per second");
+        let graph = self.bars(&title, description, &bars, "10⁶ bytes per second");
         self.figure(&title, &[], &graph, &table);
     }
 
@@ -308,7 +317,7 @@ impl Page {
             &["Size × depth", "Transport"],
             &["client", "smbdirectd", "smbd", "together"],
         );
-        let mut bars = Vec::new();
+        let mut bars = BySize::default();
         for group in groups {
             let mut of_group = Vec::new();
             for row in group {
@@ -331,13 +340,12 @@ impl Page {
                     value: chart::number(sum),
                 });
             }
-            bars.push((group_name(group), of_group));
+            bars.add(size_of(group), (group_name(group), of_group));
         }
         let title = format!("{name}: processor seconds for each GiB");
         let description = "Bars with the processor time of the client, of smbdirectd and of smbd for each GiB, as far \
                            as it is known. The table below has the numbers.";
-        let head = self.head(title.clone(), description);
-        let graph = chart::bars(&head, &bars, "processor seconds per GiB");
+        let graph = self.bars(&title, description, &bars, "processor seconds per GiB");
         self.figure(&title, &PROCESSES, &graph, &table);
     }
 
@@ -375,6 +383,25 @@ fn legend(group: &[&Row]) -> Vec<(&'static str, &'static str)> {
     let ways = group.iter();
     ways.map(|row| (class(row), way_of(row.transport, row.channel)))
         .collect()
+}
+
+/// Bars by the size of the requests.
+#[derive(Default)]
+struct BySize(Vec<(String, Vec<Group>)>);
+
+impl BySize {
+    /// Adds a group. Groups of the same size come one after the other.
+    fn add(&mut self, size: String, group: Group) {
+        match self.0.last_mut() {
+            Some((last, groups)) if *last == size => groups.push(group),
+            _ => self.0.push((size, vec![group])),
+        }
+    }
+}
+
+fn size_of(group: &[&Row]) -> String {
+    let first = group.first();
+    first.map_or_else(String::new, |row| report::size(row.size_requested.into()))
 }
 
 fn group_name(group: &[&Row]) -> String {

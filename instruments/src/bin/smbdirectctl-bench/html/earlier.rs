@@ -2,7 +2,7 @@
 
 //! The comparison with an earlier run.
 
-use super::{Page, Table, class_of, dash, way_of};
+use super::{BySize, Page, Table, class_of, dash, way_of};
 use crate::chart::{self, Bar};
 use crate::compare::{Change, Compared, Comparison, Verdict};
 use crate::report;
@@ -57,7 +57,7 @@ impl Page {
         words: impl Fn(f64) -> String,
     ) {
         let mut table = Table::new(&["Case", "Transport"], &["then", "now", "ratio", "verdict"]);
-        let mut bars = Vec::new();
+        let mut bars = BySize::default();
         for case in &comparison.cases {
             let change = of(case);
             let size = report::size(case.size.into());
@@ -84,18 +84,16 @@ impl Page {
                 _ => String::new(),
             };
             let class = class_of(case.transport, case.channel);
-            bars.push((
-                format!("{shape}, {way}"),
-                vec![
-                    bar("then", "then", change.earlier, ""),
-                    bar("now", class, change.now, &note),
-                ],
-            ));
+            let then_and_now = vec![
+                bar("then", "then", change.earlier, ""),
+                bar("now", class, change.now, &note),
+            ];
+            let kind = format!("{} {size}", case.operation.name());
+            bars.add(kind, (format!("{shape}, {way}"), then_and_now));
         }
         let description = "A grey bar for the earlier run and a bar for this run, for each case. The table below has the \
                            numbers.";
-        let head = self.head(title.to_owned(), description);
-        let graph = chart::bars(&head, &bars, unit);
+        let graph = self.bars(title, description, &bars, unit);
         self.figure(title, &[], &graph, &table);
     }
 }

@@ -191,6 +191,27 @@ fn a_case_of_another_size_stays_beside_the_case_that_was_asked_for_the_same() {
 }
 
 #[test]
+fn each_size_has_an_axis_of_its_own() {
+    let mut report = report();
+    let mut small = row(Transport::Tcp, Channel::None, &[1, 2]);
+    (small.size, small.size_requested) = (4096, 4096);
+    let mut deep = small.clone();
+    deep.depth = 8;
+    report.cases.extend([small, deep]);
+    let page = page(&report, None);
+    elements(&page);
+    for (title, count) in [
+        (">Reads: throughput, 4K<", 1),
+        (">Reads: throughput, 1000000<", 1),
+    ] {
+        assert_eq!(page.matches(title).count(), count, "{title}");
+    }
+    // Throughput, processor time, and two graphs for each of three groups.
+    assert_eq!(page.matches("<figure>").count(), 2 + 3 * 2);
+    assert_eq!(page.matches("<desc ").count(), 2 * 2 + 3 * 2);
+}
+
+#[test]
 fn a_report_without_cases_or_requests_is_a_page_as_well() {
     let mut report = report();
     report.cases = vec![row(Transport::Tcp, Channel::None, &[])];
