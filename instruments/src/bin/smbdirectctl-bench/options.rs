@@ -237,7 +237,7 @@ impl Options {
             size: self.size.clone(),
             depth: self.depth.clone(),
             channel: self.channel.clone(),
-            seconds: self.bytes.is_none().then(|| self.seconds.as_secs_f64()),
+            seconds: self.bytes.is_none().then_some(self.seconds.as_secs_f64()),
             bytes: self.bytes,
             file_size: self.file_size,
             verify: self.verify,
