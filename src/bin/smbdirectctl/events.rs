@@ -16,7 +16,8 @@ use smbdirect::broker::events::{Event, What};
 use smbdirect::device::chardev::is_char_device;
 use smbdirect::device::{self, DEFAULT_PATH, Status};
 
-use super::status::{Age, Bytes, Utc, process};
+use super::status::{Age, Bytes, process};
+use super::utc::Utc;
 use super::{Failure, TIMEOUT, failed, not_printed, read, unreadable, with_cure};
 
 /// Time between two looks for new events.

@@ -16,6 +16,7 @@ mod metrics;
 mod status;
 mod top;
 mod users;
+mod utc;
 
 use std::env;
 use std::ffi::OsString;

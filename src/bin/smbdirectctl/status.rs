@@ -20,8 +20,9 @@ use serde::Deserialize;
 pub(crate) use self::detail::{WITHOUT_TRANSFORMS, Wanted, endpoint};
 use self::rates::Rates;
 use self::units::Speed;
-pub(crate) use self::units::{Age, Bytes, Utc};
+pub(crate) use self::units::{Age, Bytes};
 use self::words::{short_fabric, short_user};
+use crate::utc::Utc;
 
 /// How many of the connections that ended last are shown.
 const CLOSES: usize = 10;

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::super::status::words::{short_fabric, short_user};
-use super::super::status::{Age, Bytes, Connection, Device, Utc, endpoint};
+use super::super::status::{Age, Bytes, Connection, Device, endpoint};
 use super::scene::Scene;
 use super::view::{Group, Sort, View};
+use crate::utc::Utc;
 
 #[cfg(test)]
 mod tests;
