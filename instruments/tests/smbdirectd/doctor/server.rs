@@ -283,6 +283,9 @@ fn a_client_stays_with_tcp() {
             note: kind,
             port: 0,
             value,
+            local_address: [0; 16],
+            local_port: 0,
+            reserved: 0,
         };
         listener.note_client(&note).expect("sent");
         let ip = ip.to_string();
