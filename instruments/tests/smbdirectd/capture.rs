@@ -411,6 +411,47 @@ fn shows_a_connection_that_is_under_way() {
     }
 }
 
+/// The client answers READs only while it is driven.
+#[test]
+fn a_read_from_before_the_capture_does_not_take_the_place_of_a_later_one() {
+    let mut pair = Pair::new();
+    pair.window.memory.write(0, &content(BULK)).unwrap();
+    // What the worker's memory held before is not what the READ brings.
+    let old = vec![0xee; BULK];
+    let start = pair.worker.buffer(pair.buffer).unwrap().start;
+    // SAFETY: the buffer has `BULK` bytes, which are mapped and which only this thread uses.
+    unsafe { std::ptr::copy_nonoverlapping(old.as_ptr(), start, BULK) };
+    let (conn, buffer) = (pair.conn, pair.buffer);
+    let read = |pair: &mut Pair, offset: u32, length: u32| {
+        let piece = emit(&[pair.window.piece(offset, length)]);
+        let (at, length) = (offset as usize, length as usize);
+        let read = pair
+            .worker
+            .rdma(Direction::Read, conn, 8, buffer, at, length, &piece);
+        read.unwrap();
+    };
+    read(&mut pair, 0, 100_000);
+    pair.daemon.wait_for_status(|status| {
+        let connection = &status["connections"][0];
+        connection["outstanding"] == 1 && connection["queued"] == 0
+    });
+    let capture = Capture::begin(&pair.daemon, &pair.client(), &[]);
+    read(&mut pair, 150_000, 100);
+    for _ in 0..2 {
+        pair.until(|event| matches!(event, Event::RdmaDone { .. }));
+    }
+    let (_, file) = capture.stop();
+    let Some(packets) = dissect(&file) else {
+        return;
+    };
+    let server = pair.daemon.address().port();
+    assert_eq!(count(&packets, "1", server, true), 1, "{packets:#?}");
+    assert_eq!(count(&packets, "2", server, false), 1, "{packets:#?}");
+    let with = |comment: &str| packets.iter().filter(|it| it[5].contains(comment)).count();
+    assert_eq!(with("RDMA transfer"), 0, "{packets:#?}");
+    assert!(contains(&file, 150_000 / 4) && !contains(&file, 0));
+}
+
 #[test]
 fn shows_all_data_if_asked_and_a_new_connection_from_its_beginning() {
     let daemon = Daemon::start(&[]);
