@@ -173,7 +173,7 @@ samba_served() {
 
 # Tells whether apt would install another samba: replaces VERB OPTION...
 replaces() {
-    apt -s "$@" >/root/simulation.log
+    apt -s "$@" >/root/simulation.log || fail "apt-get -s $* fails"
     grep -q '^Inst samba ' /root/simulation.log
 }
 
@@ -194,7 +194,8 @@ samba_held() {
     ! grep '^Remv' /root/simulation.log || fail "apt removes packages"
     # The dependency holds samba even without the priorities. apt then says so.
     replaces "${unpinned[@]}" upgrade && fail "without priorities, apt upgrade replaces samba"
-    [[ $(sed -n '/kept back/,/^[^ ]/p' /root/simulation.log) == *' samba '* ]] || fail "apt does not say that it keeps samba"
+    [[ $(sed -n '/kept back/,/^[^ ]/p' /root/simulation.log) =~ [[:space:]]samba[[:space:]] ]] ||
+        fail "apt does not say that it keeps samba"
 }
 
 samba_purged() {
