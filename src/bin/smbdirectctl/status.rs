@@ -22,7 +22,7 @@ use self::rates::Rates;
 use self::units::Speed;
 pub(crate) use self::units::{Age, Bytes};
 use self::words::{short_fabric, short_user};
-use crate::utc::Utc;
+use super::utc::Utc;
 
 /// How many of the connections that ended last are shown.
 const CLOSES: usize = 10;

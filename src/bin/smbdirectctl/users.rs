@@ -230,7 +230,7 @@ mod tests {
         let machine = Machine::new("no-users");
         let smbd = machine.program("sbin/smbd", "");
         let ask = || ask_of(&machine.0, &device()).unwrap_err();
-        assert!(ask().contains("proc/99"), "no such process: {}", ask());
+        assert!(ask().contains("process 99 cannot be seen"), "{}", ask());
         machine.process(99, &smbd);
         machine.program("bin/smbstatus", "exit 1");
         assert!(ask().ends_with("bin/smbstatus failed"), "{}", ask());

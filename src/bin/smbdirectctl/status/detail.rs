@@ -6,8 +6,8 @@ use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
 use super::super::doctor::{COLUMNS, wrap};
+use super::super::utc::Utc;
 use super::{Age, Bytes, Connection, Device, process};
-use crate::utc::Utc;
 
 /// What to do if data goes in messages because the client does not support RDMA transforms.
 pub(crate) const WITHOUT_TRANSFORMS: &str = "use Windows 11 or Server 2022 as the client, or no signing and \

@@ -4,7 +4,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::utc::Utc;
+use super::super::utc::Utc;
 
 /// Bits per second.
 pub(super) struct Speed(pub(super) u64);

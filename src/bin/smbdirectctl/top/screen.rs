@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 
 use super::super::status::words::{short_fabric, short_user};
 use super::super::status::{Age, Bytes, Connection, Device, endpoint};
+use super::super::utc::Utc;
 use super::scene::Scene;
 use super::view::{Group, Sort, View};
-use crate::utc::Utc;
 
 #[cfg(test)]
 mod tests;
