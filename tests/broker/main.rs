@@ -12,6 +12,7 @@ mod limits;
 mod observers;
 mod peer;
 mod raw;
+mod reload;
 mod routing;
 mod scene;
 mod strangers;

@@ -14,4 +14,5 @@ mod log;
 mod manual;
 mod metrics;
 mod privileges;
+mod reload;
 mod status;
