@@ -10,8 +10,8 @@ use std::time::Duration;
 use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Readiness, Sge,
-    SharedEpoll, Waitable,
+    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Readiness, Reconfigure,
+    Sge, SharedEpoll, Waitable, iwarp,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -218,6 +218,11 @@ impl Waitable for Paired {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+}
+
+impl Reconfigure for Paired {
+    /// Does nothing: this fabric has no limits.
+    fn set_config(&mut self, _: &iwarp::Config) {}
 }
 
 impl SharedEpoll for Paired {

@@ -17,6 +17,7 @@
 //! | `reactor` | a thread that drives a shard of the connections |
 //! | `capture` | captures of connections, for administrators |
 //! | `addresses` | the addresses on which clients reach the broker, and their interfaces |
+//! | `reload` | which keys of the configuration can change while the broker runs, and how |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | the broker's configuration, and the file that holds it |
@@ -45,6 +46,7 @@ mod presence;
 mod process;
 mod quantity;
 mod reactor;
+mod reload;
 mod segment;
 mod settings;
 mod shared;
@@ -70,13 +72,17 @@ use self::observers::{Listeners, Observers};
 pub use self::placement::{NotPlaced, unused_devices};
 use self::process::Pool;
 use self::reactor::{Notice, Reactor, ToControl};
+use self::reload::Listening;
+pub use self::reload::{Applies, Change, KEYS, Plan, Problem, Refusal, Reloaded};
 pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::shared::Shared;
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory, check_directory_of};
 use crate::fabric::verbs;
-use crate::fabric::{Fabric, FabricError, FabricKind, ReadLimits, SharedEpoll, iwarp, owner_token};
+use crate::fabric::{
+    Fabric, FabricError, FabricKind, ReadLimits, Reconfigure, SharedEpoll, iwarp, owner_token,
+};
 use crate::proto;
 use crate::transport::{self, Transport};
 use crate::units::Credits;
@@ -196,10 +202,13 @@ pub fn verbs_config(config: &Config) -> verbs::Config {
 /// A running broker. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Broker {
-    addresses: Vec<SocketAddr>,
-    metrics: Option<SocketAddr>,
+    listening: Vec<Listening>,
+    /// The address of the metrics as it was configured, and with its real port if they are served there.
+    metrics: [Option<SocketAddr>; 2],
     drain_timeout: Duration,
     control: ToControl,
+    /// The reactors, and the fabric of each.
+    reactors: Vec<(FabricKind, ToReactor)>,
     threads: Vec<JoinHandle<()>>,
     /// The thread that answers observers until all other threads have ended.
     observers: Option<Observers>,
@@ -214,14 +223,16 @@ impl Broker {
     /// The error says why the broker could not start. No thread is left running.
     pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
     where
-        F: SharedEpoll + Send + 'static,
+        F: Reconfigure + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
         config.place()?;
         let (socket, asked_at) = sockets(&config)?;
+        let metrics = config.metrics;
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
+        let asked: Vec<SocketAddr> = listen_at.iter().map(|listen| listen.address).collect();
         let shared = Arc::new(Shared::new(config));
         let poll = mio::Poll::new()?;
         let (sender, messages) = unbounded();
@@ -231,8 +242,8 @@ impl Broker {
             waker: Arc::new(waker),
         };
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
-        let kinds = kinds_of_reactors(&shared.config);
-        for (number, kind) in kinds.into_iter().enumerate() {
+        let kinds = kinds_of_reactors(&shared.config());
+        for (number, kind) in kinds.iter().copied().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
             let transport = listen(&shared, Tap::new(fabric), kind, &mut listen_at)?;
             let (to_reactor, commands) = unbounded();
@@ -240,7 +251,7 @@ impl Broker {
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
             to_reactors.push(ToReactor {
                 sender: to_reactor,
-                waker,
+                waker: Arc::new(waker),
             });
             let shared = Arc::clone(&shared);
             reactors.push(Reactor::new(
@@ -253,12 +264,17 @@ impl Broker {
         }
         let waits = (poll, messages);
         let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
+        let of_kinds = kinds.into_iter().zip(to_reactors.iter().cloned()).collect();
         let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
+        let listening = asked.into_iter().zip(listen_at);
         let mut broker = Self {
-            addresses: listen_at.iter().map(|listen| listen.address).collect(),
-            metrics: observers.metrics_address(),
+            listening: listening
+                .map(|(asked, at)| Listening { asked, at })
+                .collect(),
+            metrics: [metrics, observers.metrics_address()],
             drain_timeout,
             control,
+            reactors: of_kinds,
             threads: Vec::new(),
             observers: None,
         };
@@ -267,7 +283,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: SharedEpoll + Send + 'static>(
+    fn spawn<F: Reconfigure + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,
@@ -298,13 +314,15 @@ impl Broker {
     /// Returns the addresses on which the broker accepts SMB Direct, with real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.clone()
+        let all = self.listening.iter();
+        all.map(|listening| listening.at.address).collect()
     }
 
     /// Returns the address on which Prometheus gets the metrics, with its real port; `None` if they are not served.
     #[must_use]
     pub const fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics
+        let [_, served] = self.metrics;
+        served
     }
 
     /// Returns the broker's status.
@@ -423,12 +441,21 @@ fn share<L>(
         return Ok(());
     };
     let shared = socket.share(group);
-    shared.map_err(|source| StartError::StatusGroup {
+    shared.map_err(|source| group_error(config, (what, path), source))
+}
+
+/// Returns the error for a socket that cannot be given to its group.
+fn group_error(
+    config: &Config,
+    (what, path): (&'static str, &Path),
+    source: io::Error,
+) -> StartError {
+    StartError::StatusGroup {
         group: config.status_group.clone(),
         what,
         path: path.display().to_string(),
         source,
-    })
+    }
 }
 
 /// Returns the fabric of each reactor.
@@ -456,19 +483,9 @@ impl Drop for Ended {
     }
 }
 
-/// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
-/// ones.
-#[allow(clippy::type_complexity)]
-fn listen<F: Fabric>(
-    shared: &Shared,
-    fabric: F,
-    kind: FabricKind,
-    listen_at: &mut [Listen],
-) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
-    let config = &shared.config;
-    let total = Arc::clone(&shared.memory);
-    let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
-    let transport = transport::Config {
+/// Returns the configuration of a reactor's transport.
+fn transport_config(config: &Config) -> transport::Config {
+    transport::Config {
         acceptor: config.acceptor,
         first_receive_credit_max: RECEIVES_OF_STRANGERS,
         initiator: proto::Config::initiator_default(),
@@ -480,32 +497,54 @@ fn listen<F: Fabric>(
         // A worker's queue never has more submissions outstanding than this.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,
-    };
-    let mut transport = Transport::new(fabric, pool, transport);
+    }
+}
+
+/// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
+/// ones.
+#[allow(clippy::type_complexity)]
+fn listen<F: Fabric>(
+    shared: &Shared,
+    fabric: F,
+    kind: FabricKind,
+    listen_at: &mut [Listen],
+) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
+    let config = shared.config();
+    let total = Arc::clone(&shared.memory);
+    let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
+    let mut transport = Transport::new(fabric, pool, transport_config(&config));
     let mut listeners = Vec::new();
     for listen in listen_at {
         if listen.fabric.unwrap_or(FabricKind::Software) != kind {
             continue;
         }
-        let companion = placement::companion(listen);
-        let listener = transport.listen(listen.address)?;
-        let address = transport.local_address(listener);
-        listen.address = address.unwrap_or(listen.address);
-        listeners.push(listener);
-        match companion.map(|address| (address, transport.listen(address))) {
-            None => {}
-            Some((address, Ok(listener))) => {
-                tracing::info!(
-                    "listening on {address} as well, which RoCE and InfiniBand clients try"
-                );
-                listeners.push(listener);
-            }
-            Some((_, Err(error))) => {
-                tracing::warn!(
-                    "{error}: clients that do not try port {PORT} will not find this server"
-                );
-            }
-        }
+        listen.address = self::listen_at(listen, |address| {
+            let listener = transport.listen(address)?;
+            listeners.push(listener);
+            Ok(transport.local_address(listener).unwrap_or(address))
+        })?;
     }
     Ok((transport, listeners))
+}
+
+/// Listens on an address, and on its companion if it has one; `listen` listens on one address, and returns the address
+/// with its real port, as this function does.
+fn listen_at(
+    at: &Listen,
+    mut listen: impl FnMut(SocketAddr) -> Result<SocketAddr, FabricError>,
+) -> Result<SocketAddr, FabricError> {
+    let companion = placement::companion(at);
+    let address = listen(at.address)?;
+    match companion.map(|address| (address, listen(address))) {
+        None => {}
+        Some((address, Ok(_))) => {
+            tracing::info!("listening on {address} as well, which RoCE and InfiniBand clients try");
+        }
+        Some((_, Err(error))) => {
+            tracing::warn!(
+                "{error}: clients that do not try port {PORT} will not find this server"
+            );
+        }
+    }
+    Ok(address)
 }

@@ -53,7 +53,7 @@ mod wait;
 #[cfg(feature = "engine")]
 mod wc_status;
 #[cfg(feature = "fabric")]
-pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
+pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric, Reconfigure};
 #[cfg(feature = "fabric")]
 pub use forward::forward_fabric;
 #[cfg(feature = "engine")]

@@ -206,6 +206,11 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
+    /// Sets the configuration: the limits from now on, and the values of connections that begin from now on.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Sets the values for connections that are accepted from now on.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.config.acceptor = acceptor;

@@ -13,6 +13,7 @@ mod metrics_socket;
 mod observers;
 mod peer;
 mod raw;
+mod reload;
 mod routing;
 mod scene;
 mod strangers;

@@ -15,5 +15,6 @@ mod log;
 mod manual;
 mod metrics;
 mod privileges;
+mod reload;
 mod status;
 mod top;

@@ -15,8 +15,8 @@ use super::outbox::Outbox;
 use crate::fabric::capture::{Capture, Edit, Joined};
 use crate::fabric::pcap::{Direction, PcapWriter};
 use crate::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ReadLimits, Region, RegionId, RemoteAddress, Sge,
-    SharedEpoll, Waitable, WrId, forward_fabric,
+    Access, ConnId, Event, Fabric, FabricError, ReadLimits, Reconfigure, Region, RegionId,
+    RemoteAddress, Sge, SharedEpoll, Waitable, WrId, forward_fabric, iwarp,
 };
 use crate::sys::Memory;
 use crate::transport::Underway;
@@ -403,6 +403,12 @@ impl<F: Fabric> Fabric for Tap<F> {
 impl<F: Waitable> Waitable for Tap<F> {
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.event_fd()
+    }
+}
+
+impl<F: Reconfigure> Reconfigure for Tap<F> {
+    fn set_config(&mut self, config: &iwarp::Config) {
+        self.inner.set_config(config);
     }
 }
 

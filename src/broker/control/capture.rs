@@ -42,7 +42,7 @@ impl Control {
         if self.captures.0.len() >= MOST {
             return Ok(Answer::Now(Err(Status::Limit)));
         }
-        let kinds = kinds_of_reactors(&self.shared.config);
+        let kinds = kinds_of_reactors(&self.shared.config());
         let named = kinds.iter().enumerate();
         let names: Vec<String> = named
             .map(|(number, kind)| format!("reactor {number} ({kind})"))

@@ -20,6 +20,7 @@ mod capture;
 mod clients;
 mod memory;
 mod path;
+mod reload;
 mod report;
 mod request;
 
@@ -42,6 +43,7 @@ use self::capture::Captures;
 use self::clients::Clients;
 use self::memory::Exchange;
 pub(super) use self::path::ControlSocket;
+pub(super) use self::reload::Reload;
 use self::report::Reports;
 pub(super) use self::report::{send_json, send_status};
 pub(super) use self::request::{attached, read_attach};
@@ -52,7 +54,7 @@ use super::reactor::{Command, Notice};
 use super::shared::Shared;
 use super::status;
 use crate::device::Status;
-use crate::device::abi::MAX_CONTROL_LENGTH;
+use crate::device::abi::{MAX_CONTROL_LENGTH, SetParameters};
 use crate::engine::peer::Role;
 use crate::sys::{ACCEPT_PAUSE, ReceiveError, SeqSocket};
 use crate::transport::Lines;
@@ -77,19 +79,21 @@ pub(super) enum Message {
     Notice(Notice),
     /// The owner of the broker wants it to stop, and to give connections this much time to finish what is under way.
     Stop(Duration),
+    /// The owner of the broker has another configuration.
+    Reload(Box<Reload>),
     /// A thread of the broker's process asks for the status.
     Status(Sender<status::Status>),
 }
 
 /// A channel for commands to a reactor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ToReactor {
     pub(super) sender: Sender<Command>,
-    pub(super) waker: mio::Waker,
+    pub(super) waker: Arc<mio::Waker>,
 }
 
 impl ToReactor {
-    fn send(&self, command: Command) {
+    pub(super) fn send(&self, command: Command) {
         // A reactor that has ended does not need commands.
         let _ = self.sender.send(command);
         let _ = self.waker.wake();
@@ -122,6 +126,8 @@ pub(super) struct Control {
     running: usize,
     listen: Vec<SocketAddr>,
     known: Known,
+    /// What the listener has set last for the negotiation of connections.
+    parameters: Option<SetParameters>,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
     /// Peers that have not attached, each with the time until which it may attach; the earliest comes first.
@@ -164,6 +170,7 @@ impl Control {
             reactors,
             listen: addresses,
             known,
+            parameters: None,
             peers: BTreeMap::new(),
             last_id: 0,
             unattached: VecDeque::new(),
@@ -238,6 +245,7 @@ impl Control {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Stop(drain) => self.stop(drain),
+            Message::Reload(reload) => self.reload(*reload),
             Message::Status(answer) => self.report_to(answer),
             Message::Notice(Notice::Relay(reactor, command)) => {
                 if let Some(reactor) = self.reactors.get(reactor) {

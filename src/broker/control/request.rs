@@ -146,7 +146,7 @@ impl Control {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.process = Some(Arc::clone(&process));
         }
-        let attached = attached(id, &self.shared.config, (version, attach.features));
+        let attached = attached(id, &self.shared.config(), (version, attach.features));
         if process.role != Role::Observer {
             // The addresses are sent first, so that an attached process always knows them.
             let told = self.known.tell(&process);
@@ -193,7 +193,7 @@ impl Control {
         if self.stopping && role != Role::Observer {
             return Err((Status::Stopping, "smbdirectd is stopping".into()));
         }
-        let config = &self.shared.config;
+        let config = self.shared.config();
         let mut registry = self.shared.registry();
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
@@ -205,7 +205,7 @@ impl Control {
             None => registry.may_attach(role, config.max_workers),
         };
         drop(registry);
-        may_attach.map_err(|status| (status, no_place(status, role, config).into()))?;
+        may_attach.map_err(|status| (status, no_place(status, role, &config).into()))?;
         let limit = config.memory.limit;
         let process = Process::new(
             (id, pid),
@@ -265,7 +265,7 @@ impl Control {
     }
 
     fn register(&self, process: u32, set: &abi::SetSessionId) -> Result<(), Status> {
-        let limit = self.shared.config.max_sessions;
+        let limit = self.shared.config().max_sessions;
         let mut registry = self.shared.registry();
         registry.register(process, set.client_guid, set.session_id, limit)
     }
@@ -291,9 +291,10 @@ impl Control {
         some
     }
 
-    fn set_parameters(&self, set: &abi::SetParameters) -> Result<(), Status> {
-        let acceptor = reduced(&self.shared.config.acceptor, set);
+    fn set_parameters(&mut self, set: &abi::SetParameters) -> Result<(), Status> {
+        let acceptor = reduced(&self.shared.config().acceptor, set);
         acceptor.validate().map_err(|_| Status::Invalid)?;
+        self.parameters = Some(*set);
         self.command_all(|| Command::SetAcceptor(acceptor));
         Ok(())
     }

@@ -16,14 +16,18 @@ mod capture;
 mod rest;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use super::capture::{Order, Tap};
+use super::config::Listen;
 use super::events::What;
+use super::listen_at;
 use super::presence::Presence;
 use super::process::{Pool, Process};
 use super::shared::Shared;
@@ -32,12 +36,13 @@ use crate::device::Status;
 use crate::device::abi::ClientNote;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::registry::Close;
-use crate::engine::shard::{self, Claim, Shard, Why};
+use crate::engine::shard::{self, Claim, Rules, Shard, Why};
 use crate::fabric::{
-    ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, SharedEpoll,
+    ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, Reconfigure,
+    SharedEpoll, iwarp,
 };
 use crate::proto;
-use crate::transport::{CloseReason, Lines, Transport};
+use crate::transport::{self, CloseReason, Lines, Transport};
 use crate::units::Instant;
 
 /// A message from the control thread to a reactor.
@@ -66,6 +71,12 @@ pub(super) enum Command {
     SetProtection(ClientNote),
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
+    /// The configuration has changed.
+    Configure(Box<Tuning>),
+    /// Listen on this address as well, and send back the address with its real port.
+    Listen(Listen, Sender<Result<SocketAddr, FabricError>>),
+    /// Stop listening on these addresses; their connections continue.
+    Unlisten(Vec<SocketAddr>),
     /// Clients may use these addresses of the machine, for existing and for future connections.
     AdmitAt(Arc<LocalAddresses>),
     /// The machine's interfaces have these addresses: end the connections to other addresses, unless those are routed
@@ -79,6 +90,15 @@ pub(super) enum Command {
     EndCapture(u32),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
+}
+
+/// The part of a configuration that a reactor can change.
+#[derive(Clone, Debug)]
+pub(super) struct Tuning {
+    pub(super) rules: Rules,
+    pub(super) transport: transport::Config,
+    pub(super) fabric: iwarp::Config,
+    pub(super) busy_poll: Duration,
 }
 
 /// A message from a reactor to the control thread.
@@ -144,7 +164,7 @@ pub(super) struct Reactor<F: SharedEpoll> {
     now: Instant,
 }
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Reconfigure> Reactor<F> {
     /// Makes a reactor whose transport already listens.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
@@ -160,7 +180,7 @@ impl<F: SharedEpoll> Reactor<F> {
             shard: Shard::new((number, fabric.name()), host, transport),
             commands,
             control,
-            sleeper: Sleeper::new(shared.config.busy_poll),
+            sleeper: Sleeper::new(shared.config().busy_poll),
             lines: Lines::default(),
             now: shared.now(),
             shared,
@@ -214,6 +234,16 @@ impl<F: SharedEpoll> Reactor<F> {
                 Command::Reclaim => shard.reclaim(),
                 Command::SetProtection(note) => shard.set_protection(&note),
                 Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
+                Command::Configure(tuning) => {
+                    shard.fabric_mut().set_config(&tuning.fabric);
+                    shard.set_config(tuning.rules, tuning.transport);
+                    self.sleeper = Sleeper::new(tuning.busy_poll);
+                }
+                Command::Listen(listen, answer) => {
+                    // A thread that no longer waits for the answer sends `Unlisten` afterwards.
+                    let _ = answer.try_send(listen_at(&listen, |address| shard.listen(address)));
+                }
+                Command::Unlisten(addresses) => shard.unlisten(&addresses),
                 Command::AdmitAt(addresses) => shard.admit_at(&addresses),
                 Command::EndGone(interfaces) => {
                     let mut presence = Presence::new(interfaces);
@@ -241,7 +271,6 @@ impl<F: SharedEpoll> Reactor<F> {
     fn run_notices(&mut self) {
         use shard::Notice as Said;
         while let Some(notice) = self.shard.next_notice() {
-            let limits = &self.shared.limits;
             match notice {
                 Said::Fault {
                     worker,
@@ -262,13 +291,14 @@ impl<F: SharedEpoll> Reactor<F> {
                 Said::Offer(place) => self.relay(place, Command::Offer(place.conn)),
                 Said::NoMemory => self.control.notice(Notice::NoMemory),
                 Said::LimitMet(limit) => {
-                    let (key, value, what) = words::of_limit(limit, limits);
+                    let config = self.shared.config();
+                    let (key, value, what) = words::of_limit(limit, &config);
                     self.shared.limit_met(key, value, (1, what));
                 }
                 Said::TurnedAway(times) => {
                     let what = "connections that had not negotiated were ended for newer ones (one source may \
                                 have max_unnegotiated_per_source of them)";
-                    let limit = self.shared.config.max_unnegotiated;
+                    let limit = self.shared.config().max_unnegotiated;
                     self.shared
                         .limit_met("max_unnegotiated", limit, (times, what));
                 }
@@ -307,7 +337,7 @@ impl<F: SharedEpoll> Reactor<F> {
     fn ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
         let words = match cause {
             Some(cause) => cause.to_string(),
-            None => words::of_reason(close.reason, &self.shared.limits),
+            None => words::of_reason(close.reason, &self.shared.config()),
         };
         let pid = worker.map(|worker| worker.pid);
         self.shared.record(What::Ended {

@@ -33,6 +33,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::ops::DerefMut;
 use core::time::Duration;
 
@@ -55,7 +56,7 @@ use crate::device::abi::{ClientNote, Completion, Token, event, note};
 use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses, WrError};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
-use crate::transport::{ConnTable, Event, Traffic, Transport};
+use crate::transport::{self, ConnTable, Event, Traffic, Transport};
 use crate::units::Instant;
 
 /// Time between attempts to find memory.
@@ -272,6 +273,39 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         underway.filter(|it| wants(it.status.peer)).collect()
     }
 
+    /// Sets the rules, and the configuration of the transport. What has begun already, such as the time for a login,
+    /// stays as it was.
+    pub fn set_config(&mut self, rules: Rules, transport: transport::Config) {
+        let look_by = self.now + rules.memory_idle_timeout;
+        self.look_at = self.look_at.map(|at| at.min(look_by));
+        self.rules = rules;
+        self.transport.set_config(transport);
+    }
+
+    /// Listens on `address` as well; port 0 stands for any free port. Returns the address with its real port.
+    ///
+    /// # Errors
+    ///
+    /// The error of the fabric.
+    pub fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr, FabricError> {
+        let listener = self.transport.listen(address)?;
+        self.listeners.push(listener);
+        Ok(self.transport.local_address(listener).unwrap_or(address))
+    }
+
+    /// Stops listening on these addresses, which have real ports. Their connections continue.
+    pub fn unlisten(&mut self, addresses: &[SocketAddr]) {
+        let transport = &mut self.transport;
+        self.listeners.retain(|listener| {
+            let address = transport.local_address(*listener);
+            let ends = address.is_some_and(|address| addresses.contains(&address));
+            if ends {
+                transport.unlisten(*listener);
+            }
+            !ends
+        });
+    }
+
     /// Sets how future connections are negotiated.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.transport.set_acceptor(acceptor);
@@ -283,7 +317,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// Ends the connections to addresses that the machine no longer has.
-    pub fn end_gone(&mut self, has_gone: impl FnMut(core::net::SocketAddr) -> bool) {
+    pub fn end_gone(&mut self, has_gone: impl FnMut(SocketAddr) -> bool) {
         self.transport.end_gone(has_gone);
     }
 
