@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
+.PHONY: help setup deb test-deb deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ deb: ## build packages for Debian 12 and 13, in target/deb (KERNEL=1: smbdirect-
 
 test-deb: ## install, use, upgrade and purge the packages in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
+
+deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (about an hour; as root)
+	@tools/deb_samba.sh build
+
+test-deb-samba: ## install, serve with, update and purge these packages in a fresh Debian 13 (as root)
+	@tools/deb_samba.sh test
 
 module: ## compile the engine of the kernel module, and check what it needs
 	@tools/check.sh module

@@ -345,6 +345,12 @@
 #define SMBDIRECT_NOTE_REFUSED 5
 
 /**
+ * File data on the client's SMB Direct connection from `port` is encrypted although the session does not demand that.
+ * `value` has bits of SMBDIRECT_ENCRYPTED_*, which are in addition to those of earlier notes about the connection.
+ */
+#define SMBDIRECT_NOTE_ENCRYPTED 6
+
+/**
  * Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client supports multichannel.
  */
 #define SMBDIRECT_NOTE_MULTICHANNEL 65536
@@ -373,6 +379,22 @@
  * File data is encrypted, and goes in messages.
  */
 #define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
+
+/**
+ * Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: a share demands it.
+ */
+#define SMBDIRECT_ENCRYPTED_BY_SHARE 1
+
+/**
+ * Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: neither the session nor the share demands it, but the client does it.
+ */
+#define SMBDIRECT_ENCRYPTED_BY_CLIENT 2
+
+/**
+ * Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: the connection has no RDMA transform for encrypted data, which therefore
+ * goes in messages.
+ */
+#define SMBDIRECT_ENCRYPTED_IN_MESSAGES 4
 
 /**
  * Flag: the message invalidates `token` at the peer (SEND with Invalidate).
@@ -823,9 +845,18 @@ struct smbdirect_client_note {
    */
   uint16_t port;
   /**
+   * The server's port, if the note is about one connection; otherwise 0.
+   */
+  uint16_t local_port;
+  /**
    * Must be 0.
    */
-  uint32_t reserved32;
+  uint16_t reserved16;
+  /**
+   * The server's address, if the note is about one connection; otherwise 0. A client may connect to two addresses of
+   * the server from the same port. If this is 0, the note is about all of these connections.
+   */
+  uint8_t local_address[16];
   /**
    * Must be 0.
    */

@@ -34,7 +34,7 @@ step_setup() {
     version_at_least "$(rustc_version rustc)" "$(minimum_rust)" ||
         { echo "rustc is $(rustc_version rustc); $(minimum_rust) or newer is needed"; return 1; }
     for pair in cc:gcc c++:g++ cc:libc6-dev ld:binutils mandoc:mandoc aspell:aspell jq:jq \
-        tshark:tshark make:make pkg-config:pkg-config; do
+        tshark:tshark make:make nft:nftables pkg-config:pkg-config; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     # The RDMA fabric needs these.
@@ -45,7 +45,7 @@ step_setup() {
     # Without these certificates, cargo cannot fetch crates.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ ${#missing[@]} = 0 ]; then
-        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, rdma-core: all there"
+        echo "cargo $(rustc_version rustc), cc, c++, ld, mandoc, aspell, jq, tshark, nft, rdma-core: all there"
     else
         apt_install "${missing[@]}"
     fi
@@ -164,7 +164,7 @@ step_counts() {
 step_kernel() {
     local conformance module=()
     tests/kernel/guest.sh build && samba_tree && programs && conformance=$(verbs_suite) || return 1
-    if [ "$(uname -m)" = x86_64 ] && has_library_sources; then
+    if [ "$(uname -m)" = x86_64 ] && library_sources; then
         kernel/build.sh engine && kernel/build.sh module "$(tests/kernel/guest.sh headers)" target/kernel-module || return 1
         module=(--module target/kernel-module/smbdirectk.ko)
     fi
@@ -248,15 +248,14 @@ step_no-os() {
 
 # Compiles the engine of the kernel module to an object that needs only what the module's C provides.
 step_module() {
-    if ! has_library_sources; then
-        command -v rustup >/dev/null && rustup component add rust-src ||
-            { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 0; }
-    fi
-    kernel/build.sh engine
+    ! library_sources || kernel/build.sh engine
 }
 
-has_library_sources() {
-    [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]
+# Makes sure that this Rust has the sources of its library, from which the module's engine is built.
+library_sources() {
+    [ -e "$(rustc --print sysroot)/lib/rustlib/src/rust/library/core" ] ||
+        { command -v rustup >/dev/null && rustup component add rust-src; } ||
+        { skipped "the kernel module: this Rust has no sources of its library (rust-src)"; return 1; }
 }
 
 # Builds with any toolchain of the minimum version: the active one, one of rustup's, or Debian's.

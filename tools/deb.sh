@@ -64,11 +64,6 @@ next_revision() {
     logged "$work/build.log" packages_of_copy
 }
 
-in_root() {
-    unshare --mount --pid --fork --ipc --kill-child chroot "$root" \
-        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
-}
-
 # Lists all files of the root, except those in which dpkg, mount and other programs keep records.
 root_files() {
     (cd "$root" && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./var/log -o -path ./var/cache \
@@ -81,15 +76,12 @@ verb_test() {
     [ "$(id -u)" = 0 ] || { skipped "the packages in a fresh Debian: needs root"; return 0; }
     suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
     verb_build
-    apt_need mmdebstrap
-    debian_apt "$work/apt" "$suite" deb
     root=$(mktemp -d)
     # shellcheck disable=SC2064
     trap "rm -rf --one-file-system '$root'" EXIT
     echo "-- a fresh Debian, $suite"
     # systemd-sysusers is a part of systemd.
-    logged "$work/root.log" mmdebstrap --mode=root --variant=minbase --include=gcc,libc6-dev,pkgconf,systemd "$suite" "$root" \
-        "$work/apt/sources.list"
+    new_root "$root" "$suite" gcc,libc6-dev,pkgconf,systemd "$work"
     root_files >"$work/before"
     cp tools/deb_test.sh "$root/root/"
 
@@ -97,11 +89,11 @@ verb_test() {
     cp "$work"/*-1_*.deb "$root/root/1/"
     # shellcheck disable=SC2016
     sed -n '/^```c$/,/^```$/ { /^```/d; p }' docs/device.md >"$root/root/example.c"
-    in_root bash /root/deb_test.sh installed
+    in_root "$root" bash /root/deb_test.sh installed
     next_revision
     cp "$work"/*-2_*.deb "$root/root/2/"
-    in_root bash /root/deb_test.sh upgraded
-    in_root bash /root/deb_test.sh purged
+    in_root "$root" bash /root/deb_test.sh upgraded
+    in_root "$root" bash /root/deb_test.sh purged
     rm -rf "$root"/root/{1,2,example*,deb_test.sh}
     root_files >"$work/after"
     diff "$work/before" "$work/after" || { echo "purged packages leave these files"; return 1; }

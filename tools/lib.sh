@@ -126,3 +126,51 @@ copy_source() {
     mkdir -p "$1"
     source_files | tar -c --null --no-recursion -T - | tar -C "$1" -x
 }
+
+# newest_samba RELEASE SUITE OPTION...: prints the newest version of the release, such as 4.22, among the sources that
+# apt knows with these options of debian_apt.
+newest_samba() {
+    local release=$1 suite=$2 versions newest
+    shift 2
+    versions=$(apt-cache "$@" showsrc --only-source samba | sed -n 's/^Version: //p' | sort -Vu)
+    newest=$(grep -E "^([0-9]+:)?${release//./\\.}\." <<<"$versions" | tail -n 1)
+    [ -n "$newest" ] && echo "$newest" && return 0
+    echo "$suite has Samba ${versions//$'\n'/, }, but the patches are for $release" >&2
+    return 1
+}
+
+# Prints the names of the patches in the directory of a series.
+patches_of() {
+    sed -e 's/#.*//' -e '/^ *$/d' "$1/series"
+}
+
+# Shows waf's progress: in place on a terminal, otherwise every 15 seconds.
+show_progress() {
+    local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
+    while IFS= read -r line; do
+        [[ $line =~ $counted ]] || continue
+        if [ -t 1 ]; then
+            printf '\r   %s of %s ' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+        elif [ "$SECONDS" -ge "$next" ]; then
+            printf '   %s of %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+            next=$((SECONDS + 15))
+        fi
+    done
+    [ ! -t 1 ] || printf '\r%30s\r' ''
+}
+
+# new_root DIRECTORY SUITE PACKAGES WORK: makes a fresh Debian in a directory, with these packages (with commas between
+# them). Its apt uses the mirrors that this machine uses. The directory WORK gets apt's lists and the log.
+new_root() {
+    apt_need mmdebstrap
+    debian_apt "$4/apt" "$2" deb
+    logged "$4/root.log" mmdebstrap --mode=root --variant=minbase --include="$3" "$2" "$1" "$4/apt/sources.list"
+}
+
+# in_root DIRECTORY COMMAND...: runs a command in such a Debian, whose processes end with the command.
+in_root() {
+    local root=$1
+    shift
+    unshare --mount --mount-proc="$root/proc" --pid --fork --ipc --kill-child chroot "$root" \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"
+}

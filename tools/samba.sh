@@ -117,7 +117,7 @@ fetch_newest() {
     [ ! -e "$(fetched)" ] || ln "$(fetched)" "$work/"
     if debian_apt "$work" "$suite" deb-src &&
         logged "$work/log" apt-get "${debian_apt[@]}" update &&
-        version=$(newest_version "${debian_apt[@]}") &&
+        version=$(newest_samba "$release" "$suite" "${debian_apt[@]}") &&
         (cd "$work" && logged log apt-get "${debian_apt[@]}" source --download-only --tar-only "samba=$version"); then
         tarball=$(cd "$work" && ls samba_"$release".*.orig.tar.*)
         mv "$work/$tarball" "$cache/source/$tarball"
@@ -128,15 +128,6 @@ fetch_newest() {
         return 0
     fi
     rm -rf "$work"
-    return 1
-}
-
-newest_version() {
-    local versions newest
-    versions=$(apt-cache "$@" showsrc --only-source samba | sed -n 's/^Version: //p' | sort -Vu)
-    newest=$(grep -E "^([0-9]+:)?${release//./\\.}\." <<<"$versions" | tail -n 1)
-    [ -n "$newest" ] && echo "$newest" && return 0
-    echo "$suite has Samba ${versions//$'\n'/, }, but the patches are for $release" >&2
     return 1
 }
 
@@ -165,7 +156,7 @@ unpack() {
 # ---- the tree
 
 patches() {
-    sed -e 's/#.*//' -e '/^ *$/d' "$series/series"
+    patches_of "$series"
 }
 
 # Prints the path of the tree, named after everything that went into it except the sources of this repository.
@@ -252,21 +243,6 @@ build_environment() {
         PATH="/usr/sbin:/usr/bin:/sbin:/bin:$(dirname "$cargo")" PYTHON=/usr/bin/python3 PYTHONHASHSEED=1 \
         CARGO="$cargo" CC="ccache gcc" ${cflags:+CFLAGS="$cflags"} CCACHE_DIR="${CCACHE_DIR:-$cache/ccache}" CCACHE_MAXSIZE=2G \
         CCACHE_BASEDIR="$tree" CCACHE_NOHASHDIR=1 "$@"
-}
-
-# Shows waf's progress: in place on a terminal, otherwise every 15 seconds.
-show_progress() {
-    local line next=$((SECONDS + 15)) counted='^\[ *([0-9]+)/([0-9]+)\]'
-    while IFS= read -r line; do
-        [[ $line =~ $counted ]] || continue
-        if [ -t 1 ]; then
-            printf '\r   %s of %s ' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-        elif [ "$SECONDS" -ge "$next" ]; then
-            printf '   %s of %s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-            next=$((SECONDS + 15))
-        fi
-    done
-    [ ! -t 1 ] || printf '\r%30s\r' ''
 }
 
 # Configures the tree. An interrupted configure leaves half of its results, so without its stamp it starts again.

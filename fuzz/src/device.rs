@@ -36,6 +36,7 @@ pub fn device_message(bytes: &[u8]) {
             Request::ClientNote(body) => check(bytes, cookie, &body, &[]),
             Request::Status(body) => check(bytes, cookie, &body, &[]),
             Request::Events(body) => check(bytes, cookie, &body, &[]),
+            Request::Capture(body) => check(bytes, cookie, &body, &[]),
             Request::Skipped => panic!("for one side only"),
         }
     }
@@ -50,6 +51,7 @@ pub fn device_message(bytes: &[u8]) {
             Answer::Offer(body) => check(bytes, cookie, &body, &[]),
             Answer::Wake(body) => check(bytes, cookie, &body, &[]),
             Answer::Status(body) => check(bytes, cookie, &body, &[]),
+            Answer::Capture(body) => check(bytes, cookie, &body, &[]),
             Answer::Detached(body) => check(bytes, cookie, &body, &[]),
             // An optional request.
             Answer::Skipped => {}

@@ -151,6 +151,8 @@ pub struct Setup<'a> {
     pub arguments: &'a [&'a str],
     /// Its first address; by default a free IPv4 port.
     pub listen: Option<SocketAddr>,
+    /// The configuration file has all its addresses.
+    pub listen_in_file: bool,
     pub environment: &'a [(&'a str, &'a str)],
     /// The limit of open files, soft and hard.
     pub descriptors: Option<u32>,
@@ -206,12 +208,14 @@ impl Daemon {
         let listen = setup.listen.map(|address| address.to_string());
         let listen = listen.as_deref().unwrap_or("127.0.0.1:0");
         let own = ["--listen", listen, "--reactors", "2", "--config"].map(OsStr::new);
+        let own = own.get(if setup.listen_in_file { 2.. } else { 0.. });
+        let own = own.unwrap_or_default();
         let paths = [
             config.as_os_str(),
             OsStr::new("--control"),
             control.as_os_str(),
         ];
-        let mut command = setup.command(&[&own[..], &paths].concat());
+        let mut command = setup.command(&[own, &paths].concat());
         command
             .env("NOTIFY_SOCKET", &manager.path)
             .stdin(Stdio::null())
@@ -250,6 +254,18 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("a signal to a child");
+    }
+
+    /// Writes another configuration, tells the daemon to reload it, and returns the notification with which the daemon
+    /// reports that it has done so.
+    pub fn reload(&mut self, text: &str) -> String {
+        self.directory.file("smbdirectd.toml", text);
+        self.signal(Signal::HUP);
+        let said = self.wait_for_notification("RELOADING=1");
+        let mut lines = said.lines();
+        let has_time = lines.any(|line| line.starts_with("MONOTONIC_USEC="));
+        assert!(has_time, "{said}");
+        self.wait_for_notification("READY=1")
     }
 
     /// Waits until the daemon has ended.

@@ -73,6 +73,8 @@
 #define SMBDIRECT_KIND_RELEASE 9
 /* The kind of events_request. */
 #define SMBDIRECT_KIND_EVENTS_REQUEST 10
+/* The kind of capture_request. */
+#define SMBDIRECT_KIND_CAPTURE_REQUEST 11
 /* The kind of client_note. */
 #define SMBDIRECT_KIND_CLIENT_NOTE 0x80000001
 /* The kind of attached. */
@@ -95,6 +97,8 @@
 #define SMBDIRECT_KIND_ADDRESSES 109
 /* The kind of reclaim. */
 #define SMBDIRECT_KIND_RECLAIM 110
+/* The kind of capture_started. */
+#define SMBDIRECT_KIND_CAPTURE_STARTED 111
 
 /* Values of attach.role. */
 /* The parent smbd, which gets offers and sets parameters. There can be only one at a time. */
@@ -128,10 +132,16 @@
 #define SMBDIRECT_NOTE_SESSION 4
 /* The client could not bind an SMB Direct connection to its session. value is the NTSTATUS. */
 #define SMBDIRECT_NOTE_REFUSED 5
+/*
+ * File data on the client's SMB Direct connection from port is encrypted although the session
+ * does not demand that. value has bits of SMBDIRECT_ENCRYPTED_*, which are in addition to those
+ * of earlier notes about the connection.
+ */
+#define SMBDIRECT_NOTE_ENCRYPTED 6
 /* Bit in value of NEGOTIATED: the client supports multichannel. */
 #define SMBDIRECT_NOTE_MULTICHANNEL 0x10000
 
-/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data, as its session demands. What a single share encrypts besides is not in the note. */
+/* Values of value in SMBDIRECT_NOTE_SESSION: how a connection protects and carries file data, as its session demands. SMBDIRECT_NOTE_ENCRYPTED says what is encrypted besides. */
 /* File data is neither signed nor encrypted, and may go by RDMA. */
 #define SMBDIRECT_PROTECTION_PLAIN 0
 /* File data is signed, and may go by RDMA with a transform. */
@@ -142,6 +152,14 @@
 #define SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES 3
 /* File data is encrypted, and goes in messages. */
 #define SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES 4
+
+/* Bits of value in SMBDIRECT_NOTE_ENCRYPTED: who encrypts file data although the session does not demand that. */
+/* A share demands it. */
+#define SMBDIRECT_ENCRYPTED_BY_SHARE 1
+/* Neither the session nor the share demands it, but the client does it. */
+#define SMBDIRECT_ENCRYPTED_BY_CLIENT 2
+/* The connection has no RDMA transform for encrypted data, which therefore goes in messages. */
+#define SMBDIRECT_ENCRYPTED_IN_MESSAGES 4
 
 /* Values of grow.region and segment.region. */
 /* The region for messages to send. */
@@ -389,6 +407,13 @@ struct smbdirect_client_note {
 	__u16 port;
 	/* The note's value: see SMBDIRECT_NOTE_*. */
 	__u32 value;
+	/* The server's address, if the note is about one connection; otherwise 0. IPv4 is mapped into IPv6. A client may */
+	/* connect to two addresses of the server from the same port. */
+	__u8 local_address[16];
+	/* The server's port, if the note is about one connection; otherwise 0. */
+	__u16 local_port;
+	/* Must be 0. */
+	__u16 reserved;
 };
 
 /* A worker registers a client's GUID and one of its sessions, or removes the registration. */
@@ -445,6 +470,19 @@ struct smbdirect_status_request {
 struct smbdirect_events_request {
 	/* The number of the last event that the observer knows, or 0. */
 	__u64 after;
+};
+
+/* An observer asks for a capture of a client's connections, until it detaches or the connection ends. The status socket */
+/* does not answer this. */
+struct smbdirect_capture_request {
+	/* The client's address. IPv4 is mapped into IPv6. */
+	__u8 address[16];
+	/* The number of bytes of each RDMA transfer, and of the file data in each message, to capture. */
+	__u32 bytes;
+	/* The client's port, for one existing connection; 0 for all connections of the client, existing and future. */
+	__u16 port;
+	/* Must be 0. */
+	__u16 reserved;
 };
 
 /* The sizes of a region's segments and buffers. A segment consists of units, and a buffer consists of consecutive */
@@ -594,6 +632,16 @@ struct smbdirect_status_report {
 	__u64 length;
 	/* Length of the JSON at its start, in bytes. */
 	__u64 json_length;
+};
+
+/* A capture begins. The message carries a socket of type SOCK_SEQPACKET, which the device closes at the end; each of */
+/* its messages is at most 128 KiB and consists of whole blocks of one pcapng file. The last block of an interface whose */
+/* packets were captured holds its statistics. */
+struct smbdirect_capture_started {
+	/* Number of interfaces in the file: one for each reactor. */
+	__u32 interfaces;
+	/* Must be 0. */
+	__u32 reserved;
 };
 
 /* The device lists the addresses on which clients reach it; count addresses follow. It sends this to listeners */

@@ -5,7 +5,7 @@
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::Group;
@@ -40,11 +40,15 @@ pub struct Config {
     /// Path of the control socket: absolute, and at most 100 bytes long. The status socket is beside it
     /// ([`device::status_path`]).
     pub control: PathBuf,
-    /// Name or number of the group whose members may ask for the status; if it is empty, the broker's own group.
+    /// Name or number of the group whose members may ask for the status, and for the metrics at `metrics_socket`; if it
+    /// is empty, the broker's own group.
     pub status_group: String,
     /// The loopback address on which Prometheus gets the metrics by HTTP; port 0 stands for a free port. With `None`,
     /// the metrics are not served.
     pub metrics: Option<SocketAddr>,
+    /// Path of the socket on which members of `status_group` get the metrics by HTTP: absolute, and at most 100 bytes
+    /// long. With `None`, there is no such socket.
+    pub metrics_socket: Option<PathBuf>,
     /// Number of reactor threads: 1 to 64.
     pub reactors: usize,
     /// How long a reactor polls for work before it sleeps: up to 10 ms; with zero it does not poll.
@@ -184,6 +188,7 @@ impl Default for Config {
             control: device::DEFAULT_PATH.into(),
             status_group: String::new(),
             metrics: None,
+            metrics_socket: None,
             reactors: std::thread::available_parallelism().map_or(1, |count| count.get().min(8)),
             busy_poll: Duration::from_micros(50),
             acceptor,
@@ -334,16 +339,7 @@ impl Config {
                 || format!("{} to {}", Speed(SLOWEST), Speed(FASTEST)),
             )?;
         }
-        let path = self.control.as_os_str().as_bytes();
-        let is_path =
-            self.control.is_absolute() && path.len() <= LONGEST_PATH && !path.contains(&0);
-        let shown = format!("\"{}\"", self.control.display());
-        require(
-            is_path,
-            "control",
-            shown,
-            || "an absolute path of at most 100 bytes",
-        )?;
+        self.validate_paths()?;
         if let Some(address) = self.metrics {
             require(
                 address.ip().is_loopback(),
@@ -367,6 +363,27 @@ impl Config {
             "status_group",
             format!("\"{}\"", self.status_group),
             || "the name or the number of a group of this machine (getent group), or empty",
+        )
+    }
+
+    fn validate_paths(&self) -> Result<(), OutOfRange> {
+        let allowed = "an absolute path of at most 100 bytes";
+        let shown = |path: &Path| format!("\"{}\"", path.display());
+        let control = &self.control;
+        require(is_path(control), "control", shown(control), || allowed)?;
+        let Some(metrics) = &self.metrics_socket else {
+            return Ok(());
+        };
+        let key = "metrics.socket";
+        require(is_path(metrics), key, shown(metrics), || {
+            format!("{allowed}, or empty")
+        })?;
+        let is_other = metrics != control && *metrics != device::status_path(control);
+        require(
+            is_other,
+            key,
+            shown(metrics),
+            || "another path than those of the control socket and the status socket",
         )
     }
 
@@ -540,6 +557,12 @@ fn is_of_one_link(address: SocketAddr) -> bool {
         SocketAddr::V6(address) => !address.ip().is_unicast_link_local() || address.scope_id() != 0,
         SocketAddr::V4(_) => true,
     }
+}
+
+/// Returns whether a socket can be at this path.
+fn is_path(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    path.is_absolute() && bytes.len() <= LONGEST_PATH && !bytes.contains(&0)
 }
 
 fn require<A: Display>(

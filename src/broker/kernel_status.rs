@@ -203,6 +203,7 @@ fn of_connection(connection: &Connection) -> ConnectionStatus {
         starved: connection.starved as usize,
         authenticated: flags & connection_flags::AUTHENTICATED != 0,
         protection: None,
+        encrypted_by: Vec::new(),
         age_seconds: seconds(connection.age_ns),
     }
 }

@@ -204,6 +204,15 @@ fn by_protection(text: &mut Text, connections: &[ConnectionStatus]) {
     for (name, count) in counts {
         family.sample(&[("protection", name)], count);
     }
+    let mut family = text.gauge((
+        "smbdirect_partly_encrypted_connections",
+        "Connections on which a share or the client encrypts file data although the session does not demand that.",
+    ));
+    for by in ["client", "share"] {
+        let is_so = |it: &&ConnectionStatus| it.encrypted_by.iter().any(|who| who.starts_with(by));
+        let count = connections.iter().filter(is_so).count();
+        family.sample(&[("by", by)], count);
+    }
 }
 
 /// Adds the numbers of connections.
@@ -372,7 +381,8 @@ fn each_connection(text: &mut Text, status: &Status) {
     );
 }
 
-/// Adds a counter with two series for each connection: the bytes in messages, and by RDMA.
+/// Adds a counter with two series for each connection: the bytes in messages, and by RDMA. A client may connect to two
+/// addresses of the server from the same port, so the server's address is a label as well.
 fn of_connections(
     text: &mut Text,
     connections: &[ConnectionStatus],
@@ -382,9 +392,13 @@ fn of_connections(
     let mut family = text.counter(name);
     for connection in connections {
         let peer = connection.peer.to_string();
+        let local = connection
+            .local
+            .map_or_else(String::new, |it| it.to_string());
         for (via, bytes) in ["message", "rdma"].into_iter().zip(bytes(connection)) {
             let labels = [
                 ("fabric", connection.fabric.as_str()),
+                ("local", &local),
                 ("peer", &peer),
                 ("via", via),
             ];

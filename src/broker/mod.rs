@@ -15,7 +15,9 @@
 //! | `control` | the thread that knows processes: attaches them, answers them, notices their end |
 //! | `observers` | the thread that answers processes that may only ask for the status and the events, and Prometheus |
 //! | `reactor` | a thread that drives a shard of the connections |
+//! | `capture` | captures of connections, for administrators |
 //! | `addresses` | the addresses on which clients reach the broker, and their interfaces |
+//! | `reload` | which keys of the configuration can change while the broker runs, and how |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
 //! | `kept` | what one broker passes on to the next one at a restart |
@@ -31,6 +33,7 @@
 //! connection. The worst that a client or a process can do is to end its own connection or its own attachment.
 
 mod addresses;
+mod capture;
 mod config;
 mod control;
 pub mod events;
@@ -45,6 +48,7 @@ mod presence;
 mod process;
 mod quantity;
 mod reactor;
+mod reload;
 mod segment;
 mod settings;
 mod shared;
@@ -55,6 +59,7 @@ mod words;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -62,22 +67,28 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 
+use self::capture::Tap;
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Keeper, Message, ToReactor, continue_with};
 pub use self::kept::{Kept, NotContinued, Store};
 use self::kept::{KeptSocket, names};
 pub use self::log::{LogFormat, log_filter};
-use self::observers::Observers;
+use self::observers::{Listeners, Observers};
 pub use self::placement::{NotPlaced, unused_devices};
 use self::process::Pool;
 use self::reactor::{Notice, Reactor, ToControl, ToStore};
+use self::reload::Listening;
+pub use self::reload::{Applies, Change, KEYS, Plan, Problem, Refusal, Reloaded};
 pub use self::settings::{NoAddress, Settings, SettingsError};
 use self::shared::Shared;
 use self::status::Status;
 use crate::device;
-use crate::device::trust::{UnsafeDirectory, check_directory};
+use crate::device::trust::{UnsafeDirectory, check_directory, check_directory_of};
 use crate::fabric::verbs;
-use crate::fabric::{FabricError, FabricKind, Keep, ReadLimits, iwarp, owner_token};
+use crate::fabric::{
+    Fabric, FabricError, FabricKind, Keep, ListenerId, ReadLimits, Reconfigure, SharedEpoll, iwarp,
+    owner_token,
+};
 use crate::proto;
 pub use crate::sys::passed_descriptors;
 use crate::transport::{self, Transport};
@@ -115,14 +126,32 @@ pub enum StartError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The status socket cannot be given to [`Config::status_group`].
+    /// The socket of the metrics could not be made.
+    #[error("metrics.socket {path}: {source}")]
+    MetricsSocket {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// Other users could replace the socket of the metrics.
+    #[error("metrics.socket {path}: {source}")]
+    MetricsDirectory {
+        /// Its path.
+        path: String,
+        /// What is wrong with the socket's directory.
+        source: UnsafeDirectory,
+    },
+    /// The status socket, or the socket of the metrics, cannot be given to [`Config::status_group`].
     #[error(
-        "status_group is \"{group}\", and the status socket {path} cannot be given to that group: {source}"
+        "status_group is \"{group}\", and the {what} socket {path} cannot be given to that group: {source}"
     )]
     StatusGroup {
         /// The configured group.
         group: String,
-        /// The path of the status socket.
+        /// Which socket it is: `status` or `metrics`.
+        what: &'static str,
+        /// The path of the socket.
         path: String,
         /// What is wrong.
         source: io::Error,
@@ -183,10 +212,13 @@ pub fn verbs_config(config: &Config) -> verbs::Config {
 /// A running broker. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Broker {
-    addresses: Vec<SocketAddr>,
-    metrics: Option<SocketAddr>,
+    listening: Vec<Listening>,
+    /// The address of the metrics as it was configured, and with its real port if they are served there.
+    metrics: [Option<SocketAddr>; 2],
     drain_timeout: Duration,
     control: ToControl,
+    /// The reactors, and the fabric of each.
+    reactors: Vec<(FabricKind, ToReactor)>,
     threads: Vec<JoinHandle<()>>,
     /// The thread that answers observers until all other threads have ended.
     observers: Option<Observers>,
@@ -201,7 +233,7 @@ impl Broker {
     /// The error says why the broker could not start. No thread is left running.
     pub fn start<F, M>(config: Config, make_fabric: M) -> Result<Self, StartError>
     where
-        F: Keep + Send + 'static,
+        F: Keep + Reconfigure + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         Self::resume(config, None, make_fabric)
@@ -219,7 +251,7 @@ impl Broker {
         mut make_fabric: M,
     ) -> Result<Self, StartError>
     where
-        F: Keep + Send + 'static,
+        F: Keep + Reconfigure + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
@@ -236,12 +268,12 @@ impl Broker {
             let is_verbs = listen.any(|listen| listen.fabric == Some(FabricKind::Verbs));
             config.reactors = config.reactors.max(kept.reactors(is_verbs));
         }
-        let (socket, status_socket) = sockets(&config, kept.as_mut())?;
-        let status_socket = Arc::new(status_socket);
-        let metrics = config.metrics.and_then(observers::listen);
-        let asked_at = (Arc::clone(&status_socket), metrics);
+        let (socket, asked_at) = sockets(&config, kept.as_mut())?;
+        let status_socket = Arc::clone(&asked_at.status);
+        let metrics = config.metrics;
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
+        let asked: Vec<SocketAddr> = listen_at.iter().map(|listen| listen.address).collect();
         let now = kept.as_ref().map_or(Instant::ZERO, |kept| kept.state.now);
         let shared = Arc::new(Shared::new(config, now));
         let continued = kept
@@ -255,18 +287,24 @@ impl Broker {
             waker: Arc::new(waker),
         };
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
-        let kinds = kinds_of_reactors(&shared.config);
-        for (number, kind) in kinds.into_iter().enumerate() {
+        let kinds = kinds_of_reactors(&shared.config());
+        for (number, kind) in kinds.iter().copied().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
             let of = (number, kind);
-            let transport = listen(&shared, fabric, of, &mut listen_at, kept.as_mut())?;
+            let transport = listen(
+                &shared,
+                Tap::new(fabric),
+                of,
+                &mut listen_at,
+                kept.as_mut(),
+            )?;
             let (to_reactor, commands) = unbounded();
             let registry = transport.0.fabric().registry();
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
             to_reactors.push(ToReactor {
                 kind,
                 sender: to_reactor,
-                waker,
+                waker: Arc::new(waker),
             });
             let shared = Arc::clone(&shared);
             reactors.push(Reactor::new(
@@ -279,6 +317,7 @@ impl Broker {
         }
         let waits = (poll, messages);
         let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
+        let of_kinds = kinds.into_iter().zip(to_reactors.iter().cloned()).collect();
         let sockets = (socket, status_socket);
         let mut thread = Control::new(
             Arc::clone(&shared),
@@ -288,18 +327,22 @@ impl Broker {
             listen_at.clone(),
         )?;
         if let (Some(kept), Some((peers, state))) = (kept, continued) {
-            let acceptor = state.acceptor(&shared.config.acceptor);
+            let acceptor = state.acceptor(&shared.config().acceptor);
             for reactor in &mut reactors {
                 reactor.set_up(acceptor, state.allowed());
             }
             continue_shards(&mut reactors, kept, &shared);
             thread.adopt(peers, state);
         }
+        let listening = asked.into_iter().zip(listen_at);
         let mut broker = Self {
-            addresses: listen_at.iter().map(|listen| listen.address).collect(),
-            metrics: observers.metrics_address(),
+            listening: listening
+                .map(|(asked, at)| Listening { asked, at })
+                .collect(),
+            metrics: [metrics, observers.metrics_address()],
             drain_timeout,
             control,
+            reactors: of_kinds,
             threads: Vec::new(),
             observers: None,
         };
@@ -308,7 +351,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: Keep + Send + 'static>(
+    fn spawn<F: Keep + Reconfigure + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,
@@ -339,13 +382,15 @@ impl Broker {
     /// Returns the addresses on which the broker accepts SMB Direct, with real ports.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.clone()
+        let all = self.listening.iter();
+        all.map(|listening| listening.at.address).collect()
     }
 
     /// Returns the address on which Prometheus gets the metrics, with its real port; `None` if they are not served.
     #[must_use]
     pub const fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics
+        let [_, served] = self.metrics;
+        served
     }
 
     /// Returns the broker's status.
@@ -438,11 +483,11 @@ fn ask_status(control: &ToControl, time: Duration) -> io::Result<Status> {
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 
-/// Makes the control socket and the status socket, or continues those that were passed on.
+/// Makes the control socket, and what observers connect to; continues the sockets that were passed on.
 fn sockets(
     config: &Config,
     mut kept: Option<&mut Kept>,
-) -> Result<(ControlSocket, ControlSocket), StartError> {
+) -> Result<(ControlSocket, Listeners), StartError> {
     let control = &config.control;
     check_directory(control).map_err(|source| StartError::Directory {
         path: control.display().to_string(),
@@ -467,19 +512,65 @@ fn sockets(
         path: path.display().to_string(),
         source,
     })?;
-    if let Some(group) = config.status_group_id() {
-        let shared = status.share(group);
-        shared.map_err(|source| StartError::StatusGroup {
-            group: config.status_group.clone(),
-            path: path.display().to_string(),
+    share(config, &status, ("status", &path))?;
+    let listeners = Listeners {
+        status: Arc::new(status),
+        metrics: config.metrics.and_then(observers::listen),
+        metrics_socket: metrics_socket(config)?,
+    };
+    Ok((bound, listeners))
+}
+
+/// Makes the socket of the metrics, if there is to be one.
+fn metrics_socket(config: &Config) -> Result<Option<ControlSocket<UnixListener>>, StartError> {
+    let Some(path) = &config.metrics_socket else {
+        return Ok(None);
+    };
+    let shown = || path.display().to_string();
+    check_directory_of(path, ("socket", "metrics.socket")).map_err(|source| {
+        StartError::MetricsDirectory {
+            path: shown(),
             source,
-        })?;
+        }
+    })?;
+    let bound = ControlSocket::bind_stream(path);
+    let bound = bound.map_err(|source| StartError::MetricsSocket {
+        path: shown(),
+        source,
+    })?;
+    share(config, &bound, ("metrics", path))?;
+    Ok(Some(bound))
+}
+
+/// Lets the members of [`Config::status_group`] connect to a socket.
+fn share<L>(
+    config: &Config,
+    socket: &ControlSocket<L>,
+    (what, path): (&'static str, &Path),
+) -> Result<(), StartError> {
+    let Some(group) = config.status_group_id() else {
+        return Ok(());
+    };
+    let shared = socket.share(group);
+    shared.map_err(|source| group_error(config, (what, path), source))
+}
+
+/// Returns the error for a socket that cannot be given to its group.
+fn group_error(
+    config: &Config,
+    (what, path): (&'static str, &Path),
+    source: io::Error,
+) -> StartError {
+    StartError::StatusGroup {
+        group: config.status_group.clone(),
+        what,
+        path: path.display().to_string(),
+        source,
     }
-    Ok((bound, status))
 }
 
 /// Continues the shards of an earlier broker, and its events.
-fn continue_shards<F: Keep>(reactors: &mut [Reactor<F>], mut kept: Kept, shared: &Shared) {
+fn continue_shards<F: Keep + Reconfigure>(reactors: &mut [Reactor<F>], mut kept: Kept, shared: &Shared) {
     shared.adopt_events(std::mem::take(&mut kept.state.events));
     let (mut continued, mut all) = (0, 0);
     for shard in std::mem::take(&mut kept.state.shards) {
@@ -520,20 +611,9 @@ impl Drop for Ended {
     }
 }
 
-/// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
-/// ones.
-#[allow(clippy::type_complexity)]
-fn listen<F: Keep>(
-    shared: &Shared,
-    fabric: F,
-    (reactor, kind): (usize, FabricKind),
-    listen_at: &mut [Listen],
-    mut kept: Option<&mut Kept>,
-) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
-    let config = &shared.config;
-    let total = Arc::clone(&shared.memory);
-    let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
-    let transport = transport::Config {
+/// Returns the configuration of a reactor's transport.
+fn transport_config(config: &Config) -> transport::Config {
+    transport::Config {
         acceptor: config.acceptor,
         first_receive_credit_max: RECEIVES_OF_STRANGERS,
         initiator: proto::Config::initiator_default(),
@@ -545,37 +625,60 @@ fn listen<F: Keep>(
         // A worker's queue never has more submissions outstanding than this.
         send_queue: config.queue_depth as usize,
         progress_timeout: config.progress_timeout,
-    };
-    let mut transport = Transport::new(fabric, pool, transport);
+    }
+}
+
+/// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
+/// ones.
+#[allow(clippy::type_complexity)]
+fn listen<F: Fabric + Keep>(
+    shared: &Shared,
+    fabric: F,
+    (reactor, kind): (usize, FabricKind),
+    listen_at: &mut [Listen],
+    mut kept: Option<&mut Kept>,
+) -> Result<(Transport<F, Pool>, Vec<ListenerId>), FabricError> {
+    let config = shared.config();
+    let total = Arc::clone(&shared.memory);
+    let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
+    let mut transport = Transport::new(fabric, pool, transport_config(&config));
     let mut listeners = Vec::new();
     for listen in listen_at {
         if listen.fabric.unwrap_or(FabricKind::Software) != kind {
             continue;
         }
-        let companion = placement::companion(listen);
-        let before = kept.as_deref_mut();
-        let before = before.and_then(|kept| kept.take_listener(reactor, listen.address));
-        let listener = match before {
-            Some(descriptor) => transport.fabric_mut().adopt_listener(descriptor)?,
-            None => transport.listen(listen.address)?,
-        };
-        let address = transport.local_address(listener);
-        listen.address = address.unwrap_or(listen.address);
-        listeners.push(listener);
-        match companion.map(|address| (address, transport.listen(address))) {
-            None => {}
-            Some((address, Ok(listener))) => {
-                tracing::info!(
-                    "listening on {address} as well, which RoCE and InfiniBand clients try"
-                );
-                listeners.push(listener);
-            }
-            Some((_, Err(error))) => {
-                tracing::warn!(
-                    "{error}: clients that do not try port {PORT} will not find this server"
-                );
-            }
-        }
+        listen.address = self::listen_at(listen, |address| {
+            let before = kept.as_deref_mut();
+            let before = before.and_then(|kept| kept.take_listener(reactor, address));
+            let listener = match before {
+                Some(descriptor) => transport.fabric_mut().adopt_listener(descriptor)?,
+                None => transport.listen(address)?,
+            };
+            listeners.push(listener);
+            Ok(transport.local_address(listener).unwrap_or(address))
+        })?;
     }
     Ok((transport, listeners))
+}
+
+/// Listens on an address, and on its companion if it has one; `listen` listens on one address, and returns the address
+/// with its real port, as this function does.
+fn listen_at(
+    at: &Listen,
+    mut listen: impl FnMut(SocketAddr) -> Result<SocketAddr, FabricError>,
+) -> Result<SocketAddr, FabricError> {
+    let companion = placement::companion(at);
+    let address = listen(at.address)?;
+    match companion.map(|address| (address, listen(address))) {
+        None => {}
+        Some((address, Ok(_))) => {
+            tracing::info!("listening on {address} as well, which RoCE and InfiniBand clients try");
+        }
+        Some((_, Err(error))) => {
+            tracing::warn!(
+                "{error}: clients that do not try port {PORT} will not find this server"
+            );
+        }
+    }
+    Ok(address)
 }

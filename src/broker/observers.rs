@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 //! The status socket: a process that may connect there may ask once for the status or for the events, and do nothing
-//! else. This thread also answers on the loopback address on which Prometheus gets the metrics, if there is such an
-//! address.
+//! else. This thread also answers on the loopback address and on the socket on which Prometheus and its agents get the
+//! metrics, if there are any.
 //!
 //! A thread of its own serves all these clients in rounds, in which each gets as far as it can without waiting. Every
 //! user of the machine can connect to the address of the metrics, so a client that says nothing, or takes nothing, must
@@ -19,12 +19,14 @@ mod scraper;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::observer::Observer;
@@ -52,70 +54,132 @@ const MOST: usize = 64;
 /// The thread that answers. Dropping this ends it.
 #[derive(Debug)]
 pub(super) struct Observers {
-    stop: Arc<EventFd>,
+    bell: Arc<EventFd>,
+    /// Orders to the thread, which ends once there can be no more.
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What another thread wants this one to do.
+#[derive(Debug)]
+enum Order {
+    /// Answer requests for metrics at this listener instead of any other.
+    Metrics(Option<TcpListener>),
+    /// Let the members of this group connect to the sockets, and those of the old group no longer.
+    Share(u32, Sender<io::Result<()>>),
 }
 
 /// The thread's state before it runs.
 #[derive(Debug)]
 pub(super) struct Server {
     shared: Arc<Shared>,
-    socket: Arc<ControlSocket>,
-    /// The listener for the metrics.
-    metrics: Option<TcpListener>,
+    at: Listeners,
     control: ToControl,
-    stop: Arc<EventFd>,
+    bell: Arc<EventFd>,
+}
+
+/// Where clients connect.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// The status socket.
+    pub(super) status: Arc<ControlSocket>,
+    /// The loopback address of the metrics.
+    pub(super) metrics: Option<TcpListener>,
+    /// The socket of the metrics. Only those whom its group lets in can connect, so it has clients of its own, whom
+    /// those of the address do not replace.
+    pub(super) metrics_socket: Option<ControlSocket<UnixListener>>,
+}
+
+impl Listeners {
+    /// Lets the members of this group connect to the sockets, and those of the old group no longer.
+    fn share(&self, group: u32) -> io::Result<()> {
+        self.status.share(group)?;
+        self.metrics_socket
+            .as_ref()
+            .map_or(Ok(()), |socket| socket.share(group))
+    }
 }
 
 impl Server {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        (socket, metrics): (Arc<ControlSocket>, Option<TcpListener>),
-        control: ToControl,
-    ) -> io::Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, at: Listeners, control: ToControl) -> io::Result<Self> {
         Ok(Self {
             shared,
-            socket,
-            metrics,
+            at,
             control,
-            stop: Arc::new(EventFd::new()?),
+            bell: Arc::new(EventFd::new()?),
         })
     }
 
     /// Returns the address on which Prometheus gets the metrics, with its real port.
     pub(super) fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref()?.local_addr().ok()
+        self.at.metrics.as_ref()?.local_addr().ok()
     }
 }
 
 /// Listens on the address of the metrics. If that fails, the log says so, and there are no metrics: any user of the
 /// machine can take the port while the device restarts, and must not keep the device from serving clients.
 pub(super) fn listen(address: SocketAddr) -> Option<TcpListener> {
+    try_listen(address)
+        .inspect_err(|why| tracing::error!("no metrics are served: {why}"))
+        .ok()
+}
+
+/// Listens on the address of the metrics.
+///
+/// # Errors
+///
+/// The error says what is wrong and what helps, as a message for people.
+pub(super) fn try_listen(address: SocketAddr) -> Result<TcpListener, String> {
     let listener = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    listener
-        .inspect_err(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "; another program listens there (ss -ltnp): end it and restart smbdirectd, or give the metrics \
-                     another port"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
-                }
-                _ => "",
-            };
-            tracing::error!("no metrics are served: metrics.listen {address}: {error}{hint}");
-        })
-        .ok()
+    listener.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program listens there (ss -ltnp): end it and reload smbdirectd, or give the metrics \
+                 another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give the metrics another port"
+            }
+            _ => "",
+        };
+        format!("metrics.listen {address}: {error}{hint}")
+    })
+}
+
+impl Observers {
+    /// Answers requests for metrics at this listener instead of any other.
+    pub(super) fn serve_metrics(&self, listener: Option<TcpListener>) {
+        self.order(Order::Metrics(listener));
+    }
+
+    /// Lets the members of this group connect to the sockets, and those of the old group no longer; waits at most this
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// The system does not let this process give the file to that group, or the thread does not answer.
+    pub(super) fn share(&self, group: u32, time: Duration) -> io::Result<()> {
+        let (sender, answer) = bounded(1);
+        self.order(Order::Share(group, sender));
+        let answer = answer.recv_timeout(time);
+        answer.unwrap_or_else(|error| Err(io::Error::new(io::ErrorKind::TimedOut, error)))
+    }
+
+    fn order(&self, order: Order) {
+        // A thread that has ended does not need orders.
+        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+        let _ = self.bell.ring();
+    }
 }
 
 impl Drop for Observers {
     fn drop(&mut self) {
         // The thread can end at any time: at worst, its last answer is lost.
-        let _ = self.stop.ring();
+        self.orders = None;
+        let _ = self.bell.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -124,22 +188,33 @@ impl Drop for Observers {
 
 impl Server {
     pub(super) fn spawn(self) -> io::Result<Observers> {
-        let stop = Arc::clone(&self.stop);
+        let bell = Arc::clone(&self.bell);
+        let (sender, orders) = unbounded();
         let thread = thread::Builder::new().name("observers".to_owned());
-        let thread = thread.spawn(move || self.run())?;
+        let thread = thread.spawn(move || self.run(&orders))?;
         Ok(Observers {
-            stop,
+            bell,
+            orders: Some(sender),
             thread: Some(thread),
         })
     }
 
-    fn run(&self) {
-        let (mut observers, mut scrapers) = (Clients::default(), Clients::default());
+    fn run(mut self, orders: &Receiver<Order>) {
+        let mut observers = Clients::default();
+        let (mut scrapers, mut local_scrapers) = (Clients::default(), Clients::default());
         let mut recent = Recent::default();
-        while self.wait_for(&observers, &scrapers) {
-            let observer = observers.admit(|| self.socket.accept().map(Observer::new));
-            let scraper = match &self.metrics {
+        loop {
+            let has_rung = self.wait_for((&observers, &scrapers, &local_scrapers));
+            if has_rung && !self.obey(orders) {
+                break;
+            }
+            let observer = observers.admit(|| self.at.status.accept().map(Observer::new));
+            let scraper = match &self.at.metrics {
                 Some(listener) => scrapers.admit(|| Scraper::accept(listener)),
+                None => Ok(()),
+            };
+            let local_scraper = match &self.at.metrics_socket {
+                Some(socket) => local_scrapers.admit(|| Scraper::accept_at(socket)),
                 None => Ok(()),
             };
             let mut answers = Answers {
@@ -150,30 +225,51 @@ impl Server {
             };
             observers.step(&mut answers);
             scrapers.step(&mut answers);
-            let pause = match observer.and(scraper) {
+            local_scrapers.step(&mut answers);
+            let pause = match observer.and(scraper).and(local_scraper) {
                 Ok(()) => PAUSE,
                 Err(_) => ACCEPT_PAUSE,
             };
-            if !self.wait(&[], Some(Instant::now() + pause)) {
+            if self.wait(&[], Some(Instant::now() + pause)) && !self.obey(orders) {
                 break;
             }
         }
         observers.dismiss(Status::Stopping);
     }
 
-    /// Waits until there is something to do for clients, or until the time of one of them is over. Returns `false` if
-    /// the thread has to end.
-    fn wait_for(&self, observers: &Clients<Observer>, scrapers: &Clients<Scraper>) -> bool {
-        let mut fds = vec![PollFd::new(&*self.socket, PollFlags::IN)];
-        let metrics = self.metrics.iter();
+    /// Carries out the orders of the thread that has rung. Returns `false` if there can be no more, so that this thread
+    /// has to end.
+    fn obey(&mut self, orders: &Receiver<Order>) -> bool {
+        let _ = self.bell.drain();
+        loop {
+            match orders.try_recv() {
+                Ok(Order::Metrics(listener)) => self.at.metrics = listener,
+                Ok(Order::Share(group, answer)) => {
+                    let _ = answer.try_send(self.at.share(group));
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Waits until there is something to do for clients, or until the time of one of them is over. Returns whether
+    /// another thread has rung.
+    fn wait_for(&self, (observers, scrapers, local_scrapers): AllClients<'_>) -> bool {
+        let at = &self.at;
+        let mut fds = vec![PollFd::new(&*at.status, PollFlags::IN)];
+        let metrics = at.metrics.iter();
+        fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
+        let metrics = at.metrics_socket.iter();
         fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
         fds.extend(observers.fds());
         fds.extend(scrapers.fds());
-        let until = [observers.next(), scrapers.next()];
+        fds.extend(local_scrapers.fds());
+        let until = [observers.next(), scrapers.next(), local_scrapers.next()];
         self.wait(&fds, until.into_iter().flatten().min())
     }
 
-    /// Waits until one of `fds` is ready, but not beyond `until`. Returns `false` if the thread has to end.
+    /// Waits until one of `fds` is ready, but not beyond `until`. Returns whether another thread has rung.
     fn wait(&self, fds: &[PollFd<'_>], until: Option<Instant>) -> bool {
         let time = until.map(|until| {
             let left = until.saturating_duration_since(Instant::now());
@@ -183,15 +279,22 @@ impl Server {
                 tv_nsec: left.subsec_nanos().into(),
             }
         });
-        let stop = PollFd::new(&*self.stop, PollFlags::IN);
-        let mut all: Vec<PollFd<'_>> = [stop].into_iter().chain(fds.iter().cloned()).collect();
+        let bell = PollFd::new(&*self.bell, PollFlags::IN);
+        let mut all: Vec<PollFd<'_>> = [bell].into_iter().chain(fds.iter().cloned()).collect();
         // If the call was interrupted or the system is out of memory, the caller tries again.
         let _ = poll(&mut all, time.as_ref());
-        all.first().is_some_and(|stop| stop.revents().is_empty())
+        all.first().is_some_and(|bell| !bell.revents().is_empty())
     }
 }
 
-/// A client of one of the two sockets.
+/// The clients of the status socket, of the address of the metrics, and of the socket of the metrics.
+type AllClients<'a> = (
+    &'a Clients<Observer>,
+    &'a Clients<Scraper<TcpStream>>,
+    &'a Clients<Scraper<UnixStream>>,
+);
+
+/// A client of one of the sockets.
 trait Client: AsFd {
     /// Returns what its socket has to be ready for before another step makes sense.
     fn waits_for(&self) -> PollFlags;

@@ -44,11 +44,7 @@ impl Config {
     ///
     /// The configuration asks for RDMA devices that cannot be used. The error's text is a message for people.
     pub fn place(&mut self) -> Result<(), NotPlaced> {
-        let locals = locals().map_err(|error| {
-            NotPlaced(format!(
-                "cannot list the addresses of this machine: {error}"
-            ))
-        })?;
+        let locals = machine()?;
         if self
             .listen
             .iter()
@@ -132,6 +128,22 @@ fn place(
         )));
     }
     Ok(placed)
+}
+
+/// Decides for one entry of `listen` which fabric serves it, as [`Config::place`] does for all.
+pub(super) fn place_entry(
+    entry: &Listen,
+    default: Option<FabricKind>,
+) -> Result<Vec<Listen>, NotPlaced> {
+    place(&[*entry], default, &machine()?, &device_of)
+}
+
+fn machine() -> Result<Vec<Local>, NotPlaced> {
+    locals().map_err(|error| {
+        NotPlaced(format!(
+            "cannot list the addresses of this machine: {error}"
+        ))
+    })
 }
 
 fn of_kind(listen: &Listen, kind: FabricKind) -> Listen {

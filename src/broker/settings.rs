@@ -355,6 +355,8 @@ impl From<Format> for String {
 #[serde(default, deny_unknown_fields)]
 struct Metrics {
     listen: MetricsAddress,
+    /// An empty path stands for none.
+    socket: PathBuf,
 }
 
 /// The address of the metrics; an empty string stands for none.
@@ -549,6 +551,7 @@ impl From<&Settings> for File {
             drain_timeout: Time(broker.drain_timeout),
             metrics: Metrics {
                 listen: MetricsAddress(broker.metrics),
+                socket: broker.metrics_socket.clone().unwrap_or_default(),
             },
             iwarp: Iwarp { crc: settings.crc },
             acceptor: (&broker.acceptor).into(),
@@ -559,12 +562,14 @@ impl From<&Settings> for File {
 
 impl From<File> for Settings {
     fn from(file: File) -> Self {
+        let socket = file.metrics.socket;
         let broker = Config {
             listen: file.listen.into_iter().map(Listen::from).collect(),
             fabric: file.fabric.0,
             control: file.control,
             status_group: file.status_group,
             metrics: file.metrics.listen.0,
+            metrics_socket: (!socket.as_os_str().is_empty()).then_some(socket),
             reactors: file.reactors,
             busy_poll: file.busy_poll.0,
             acceptor: (&file.acceptor).into(),

@@ -3,17 +3,16 @@
 //! The state that all threads of a broker share.
 //!
 //! One mutex protects the registry, and another the events; each mutex is held for one look-up, change or copy, and
-//! never across a system call or while a text is made.
+//! never across a system call or while a text is made. The same holds for the lock of the configuration.
 
 use std::ops::DerefMut;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::config::Config;
 use super::events::{self, KeptEvents, Rings, What};
 use super::process::Process;
 use crate::device::abi::Token;
-use crate::engine::admission::Limits;
 use crate::engine::memory::{Account, Reserve};
 use crate::engine::registry::Registry;
 use crate::engine::shard::{Host, Rules};
@@ -22,13 +21,12 @@ use crate::units::Instant;
 /// The state that all threads of a broker share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) config: Config,
+    /// The configuration, which a reload replaces.
+    config: RwLock<Arc<Config>>,
     /// The account for the memory of all workers.
     pub(super) memory: Arc<Account>,
     /// The part of the memory of all workers that is kept for workers that wait.
     pub(super) reserve: Reserve,
-    /// The limits on connections.
-    pub(super) limits: Limits,
     start: std::time::Instant,
     /// The clock when this broker started: what it was when an earlier broker stood still.
     before: Duration,
@@ -41,20 +39,31 @@ impl Shared {
     /// Makes the state of a broker whose clock shows `now`: where the clock of an earlier broker stood still, or the
     /// start of the clock.
     pub(super) fn new(config: Config, now: Instant) -> Self {
-        let limits = config.limits();
         let before = now.saturating_since(Instant::ZERO);
         let start_time = SystemTime::now();
         Self {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
-            registry: Mutex::new(Registry::new(limits.clone())),
+            registry: Mutex::new(Registry::new(config.limits())),
             events: Mutex::default(),
-            limits,
-            config,
+            config: RwLock::new(Arc::new(config)),
             start: std::time::Instant::now(),
             before,
             start_time: start_time.checked_sub(before).unwrap_or(start_time),
         }
+    }
+
+    /// Returns the configuration in effect.
+    pub(super) fn config(&self) -> Arc<Config> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&config)
+    }
+
+    /// Puts another configuration into effect, for everything that reads it from now on.
+    pub(super) fn set_config(&self, config: Config) {
+        self.memory.set_limit(config.memory_limit);
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(config);
     }
 
     /// Returns the time since the broker started, by the clock of all its threads. If it continues where an earlier
@@ -105,7 +114,7 @@ impl Shared {
 
     /// Returns the rules for shards.
     pub(super) fn rules(&self) -> Rules {
-        let config = &self.config;
+        let config = self.config();
         let send = &config.memory.send;
         Rules {
             first_request_timeout: config.first_request_timeout,

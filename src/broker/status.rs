@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
-use crate::device::abi::protection;
+use crate::device::abi::{encrypted, protection};
 use crate::engine::registry::{self, Close};
 use crate::engine::shard::{ConnReport, QueueReport};
 use crate::fabric::FabricKind;
@@ -257,10 +257,13 @@ pub struct ConnectionStatus {
     /// Whether the connection's worker said that a user has logged in on it, or that a share has let a guest in.
     pub authenticated: bool,
     /// How file data is protected in the session of the last login, if smbd has said so: `plain`, `signed`,
-    /// `encrypted`, `signed in messages` or `encrypted in messages`. Data that is not in messages may go by RDMA. smbd
-    /// does not report which single shares are encrypted in addition.
+    /// `encrypted`, `signed in messages` or `encrypted in messages`. Data that is not in messages may go by RDMA.
     #[serde(default)]
     pub protection: Option<String>,
+    /// Who has encrypted file data on the connection although the session does not demand that: `share` or `client`, or
+    /// `share in messages` or `client in messages` if the connection has no RDMA transform for encrypted data.
+    #[serde(default)]
+    pub encrypted_by: Vec<String>,
     /// Time since the connection was accepted.
     pub age_seconds: f64,
 }
@@ -298,6 +301,7 @@ impl ConnectionStatus {
             starved: status.starved,
             authenticated: conn.authenticated,
             protection: conn.protection.and_then(protection_name).map(str::to_owned),
+            encrypted_by: encrypted_by(conn.encrypted),
             age_seconds: now.saturating_since(conn.since).as_secs_f64(),
         }
     }
@@ -313,6 +317,20 @@ const fn protection_name(value: u32) -> Option<&'static str> {
         protection::ENCRYPTED_IN_MESSAGES => Some("encrypted in messages"),
         _ => None,
     }
+}
+
+/// Returns the names of the bits of `encrypted::*`. Bits that are not known here have no name.
+fn encrypted_by(bits: u32) -> Vec<String> {
+    let how = match bits & encrypted::IN_MESSAGES {
+        0 => "",
+        _ => " in messages",
+    };
+    let all = [
+        (encrypted::BY_SHARE, "share"),
+        (encrypted::BY_CLIENT, "client"),
+    ];
+    let set = all.into_iter().filter(|(bit, _)| bits & bit != 0);
+    set.map(|(_, name)| format!("{name}{how}")).collect()
 }
 
 /// An attached process.
@@ -417,7 +435,8 @@ pub struct ClientStatus {
     /// How often the answer announced no RDMA-capable address because the client's session is signed or encrypted and
     /// its connection has no RDMA transform for that.
     pub withheld: u64,
-    /// Number of SMB Direct sessions of the client: logins on an SMB Direct connection.
+    /// Number of SMB Direct sessions of the client: logins on an SMB Direct connection, and connections on which a share
+    /// has let a guest in. An anonymous session alone does not count.
     #[serde(default)]
     pub direct: u64,
     /// Time from the broker's start to the last such login.

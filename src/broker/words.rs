@@ -2,18 +2,19 @@
 
 //! The sentences of the log about what a shard did.
 
-use crate::engine::admission::{Limit, Limits};
+use super::config::Config;
+use crate::engine::admission::Limit;
 
 /// Returns, for the name of a reason for which the device itself ended a connection, the reason in words.
-pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
+pub(super) fn of_reason(name: &str, config: &Config) -> String {
     match name {
         "too_many_connections" | "too_many_connections_of_source" => format!(
             "a newer one came, and max_connections = {} was reached",
-            limits.max_connections
+            config.max_connections
         ),
         "too_many_unauthenticated" | "too_many_unauthenticated_of_source" => format!(
             "a newer one came, no client had logged in on this one, and max_unauthenticated = {} was reached",
-            limits.max_unauthenticated
+            config.max_unauthenticated
         ),
         "login_timeout" => "no client logged in on it in time".to_owned(),
         "no_listener" => {
@@ -40,13 +41,13 @@ pub(super) fn of_reason(name: &str, limits: &Limits) -> String {
 }
 
 /// Returns the key of the configuration that sets a limit, its value, and what was done when it was reached.
-pub(super) const fn of_limit(limit: Limit, limits: &Limits) -> (&'static str, usize, &'static str) {
+pub(super) const fn of_limit(limit: Limit, config: &Config) -> (&'static str, usize, &'static str) {
     let (key, value) = match limit {
         Limit::Connections | Limit::ConnectionsOfSource => {
-            ("max_connections", limits.max_connections)
+            ("max_connections", config.max_connections)
         }
         Limit::Unauthenticated | Limit::UnauthenticatedOfSource => {
-            ("max_unauthenticated", limits.max_unauthenticated)
+            ("max_unauthenticated", config.max_unauthenticated)
         }
     };
     let consequence = match limit.is_of_source() {

@@ -29,7 +29,7 @@
 //! Each message begins with a [`Control`], whose `kind` names the structure that follows (`kind::*`), and ends with
 //! that structure, except that the blob of [`SetParameters`] and the elements of [`SetAddresses`] and [`Addresses`]
 //! follow it. The device answers a request with one message that carries its `cookie`: [`Attached`], [`Segment`],
-//! [`StatusReport`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
+//! [`StatusReport`], [`CaptureStarted`], or [`Reply`] for the others and for all that fail. Messages that the device sends on its own have
 //! cookie 0, and so do [`Release`] and [`ClientNote`], which are not answered. The first message of a process is
 //! [`Attach`]; the device ends a connection that begins in any other way. [`Attach`] says which versions the process
 //! speaks and which features it has; [`Attached`] says which of them are used. If there is no common version, the
@@ -52,6 +52,7 @@
 //!               <- Addresses, when they have changed; to a listener, too
 //!   observer    Attach -> Attached       StatusRequest -> StatusReport + memory file with JSON
 //!               EventsRequest -> StatusReport + memory file with JSON
+//!               CaptureRequest -> CaptureStarted + socket that carries the capture; not on the status socket
 //! ```
 //!
 //! # Queues
@@ -171,6 +172,8 @@ pub mod kind {
     pub const RELEASE: u32 = 9;
     /// The kind of [`EventsRequest`](super::EventsRequest).
     pub const EVENTS_REQUEST: u32 = 10;
+    /// The kind of [`CaptureRequest`](super::CaptureRequest).
+    pub const CAPTURE_REQUEST: u32 = 11;
     /// The kind of [`ClientNote`](super::ClientNote).
     pub const CLIENT_NOTE: u32 = 0x80000001;
     /// The kind of [`Attached`](super::Attached).
@@ -193,6 +196,8 @@ pub mod kind {
     pub const ADDRESSES: u32 = 109;
     /// The kind of [`Reclaim`](super::Reclaim).
     pub const RECLAIM: u32 = 110;
+    /// The kind of [`CaptureStarted`](super::CaptureStarted).
+    pub const CAPTURE_STARTED: u32 = 111;
 }
 
 /// Values of [`Attach::role`].
@@ -219,13 +224,16 @@ pub mod note {
     pub const SESSION: u16 = 4;
     /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
     pub const REFUSED: u16 = 5;
+    /// File data on the client's SMB Direct connection from `port` is encrypted although the session does not demand
+    /// that. `value` has bits of `encrypted::*`, which are in addition to those of earlier notes about the connection.
+    pub const ENCRYPTED: u16 = 6;
 
     /// Bit in `value` of [`NEGOTIATED`]: the client supports multichannel.
     pub const MULTICHANNEL: u32 = 0x10000;
 }
 
 /// Values of `value` in [`note::SESSION`]: how a connection protects and carries file data, as its session demands.
-/// What a single share encrypts besides is not in the note.
+/// [`note::ENCRYPTED`] says what is encrypted besides.
 pub mod protection {
     /// File data is neither signed nor encrypted, and may go by RDMA.
     pub const PLAIN: u32 = 0;
@@ -237,6 +245,16 @@ pub mod protection {
     pub const SIGNED_IN_MESSAGES: u32 = 3;
     /// File data is encrypted, and goes in messages.
     pub const ENCRYPTED_IN_MESSAGES: u32 = 4;
+}
+
+/// Bits of `value` in [`note::ENCRYPTED`]: who encrypts file data although the session does not demand that.
+pub mod encrypted {
+    /// A share demands it.
+    pub const BY_SHARE: u32 = 1;
+    /// Neither the session nor the share demands it, but the client does it.
+    pub const BY_CLIENT: u32 = 2;
+    /// The connection has no RDMA transform for encrypted data, which therefore goes in messages.
+    pub const IN_MESSAGES: u32 = 4;
 }
 
 /// Values of [`Grow::region`] and [`Segment::region`].
@@ -434,6 +452,13 @@ pub struct ClientNote {
     pub port: u16,
     /// The note's value: see `note::*`.
     pub value: u32,
+    /// The server's address, if the note is about one connection; otherwise 0. IPv4 is mapped into IPv6. A client may
+    /// connect to two addresses of the server from the same port.
+    pub local_address: [u8; 16],
+    /// The server's port, if the note is about one connection; otherwise 0.
+    pub local_port: u16,
+    /// Must be 0.
+    pub reserved: u16,
 }
 
 /// A worker registers a client's GUID and one of its sessions, or removes the registration.
@@ -504,6 +529,21 @@ pub struct StatusRequest {
 pub struct EventsRequest {
     /// The number of the last event that the observer knows, or 0.
     pub after: u64,
+}
+
+/// An observer asks for a capture of a client's connections, until it detaches or the connection ends. The status socket
+/// does not answer this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CaptureRequest {
+    /// The client's address. IPv4 is mapped into IPv6.
+    pub address: [u8; 16],
+    /// The number of bytes of each RDMA transfer, and of the file data in each message, to capture.
+    pub bytes: u32,
+    /// The client's port, for one existing connection; 0 for all connections of the client, existing and future.
+    pub port: u16,
+    /// Must be 0.
+    pub reserved: u16,
 }
 
 /// The process is attached.
@@ -685,6 +725,18 @@ pub struct StatusReport {
     pub json_length: u64,
 }
 
+/// A capture begins. The message carries a socket of type `SOCK_SEQPACKET`, which the device closes at the end; each of
+/// its messages is at most 128 KiB and consists of whole blocks of one pcapng file. The last block of an interface whose
+/// packets were captured holds its statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CaptureStarted {
+    /// Number of interfaces in the file: one for each reactor.
+    pub interfaces: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
 /// The device lists the addresses on which clients reach it; `count` [`Address`]es follow. It sends this to listeners
 /// and workers before [`Attached`], and again whenever the list changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -808,13 +860,15 @@ const _: () = {
     assert!(size_of::<SetParameters>() == 64);
     assert!(size_of::<SetAddresses>() == 8);
     assert!(size_of::<AllowedAddress>() == 24);
-    assert!(size_of::<ClientNote>() == 24);
+    assert!(size_of::<ClientNote>() == 44);
     assert!(kind::CLIENT_NOTE == OPTIONAL | 1);
     assert!(size_of::<SetSessionId>() == 32);
     assert!(size_of::<Claim>() == 16);
     assert!(size_of::<Grow>() == 8);
     assert!(size_of::<StatusRequest>() == 8);
     assert!(size_of::<EventsRequest>() == 8);
+    assert!(size_of::<CaptureRequest>() == 24);
+    assert!(size_of::<CaptureStarted>() == 8);
     assert!(size_of::<Attached>() == 104);
     assert!(size_of::<MemParams>() == 64);
     assert!(size_of::<RegionShape>() == 16);

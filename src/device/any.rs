@@ -66,6 +66,7 @@ fn with_bell<D>(delivery: Delivery<D>, bell: fn(D) -> AnyBell) -> Delivery<AnyBe
         answer: delivery.answer,
         memory: delivery.memory,
         doorbell: delivery.doorbell.map(bell),
+        socket: delivery.socket,
     }
 }
 

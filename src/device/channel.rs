@@ -72,6 +72,8 @@ pub struct Delivery<D> {
     pub memory: Option<Memory>,
     /// The doorbell, for [`Answer::Queue`].
     pub doorbell: Option<D>,
+    /// The socket, for [`Answer::Capture`].
+    pub socket: Option<OwnedFd>,
 }
 
 /// A channel to `smbdirectd`.
@@ -196,6 +198,10 @@ impl Channel for SocketChannel {
             return Err(Status::Corrupt);
         }
         let mut descriptors = received.descriptors.into_iter();
+        let socket = match answer {
+            Answer::Capture(_) => descriptors.next(),
+            _ => None,
+        };
         let memory = match (memory_length(&answer), descriptors.next()) {
             (Some(length), Some(file)) => Some(map_file(file, length)?),
             _ => None,
@@ -205,6 +211,7 @@ impl Channel for SocketChannel {
             answer,
             memory,
             doorbell: descriptors.next().map(Bell::from),
+            socket,
         }))
     }
 

@@ -343,9 +343,11 @@ impl<K: Kernel> CharChannel<K> {
                 Some((segment.region, segment.number, segment.length))
             }
             Answer::Queue(queue) => Some((MAP_QUEUE, queue.queue, queue.length)),
-            // The device sends neither as an event: the segment's region does not exist, and a status is the answer to
-            // a call.
-            Answer::Segment(_) | Answer::Status(_) => return Err(Status::Corrupt),
+            // The device sends none of them as an event: the segment's region does not exist, a status is the answer to
+            // a call, and a capture is not available.
+            Answer::Segment(_) | Answer::Status(_) | Answer::Capture(_) => {
+                return Err(Status::Corrupt);
+            }
             _ => None,
         };
         let memory = place.map(|place| self.map(place)).transpose()?;
@@ -361,6 +363,7 @@ impl<K: Kernel> CharChannel<K> {
             answer,
             memory,
             doorbell,
+            socket: None,
         })
     }
 
@@ -506,7 +509,7 @@ impl<K: Kernel> Channel for CharChannel<K> {
             // A device in the kernel keeps no notes.
             Request::ClientNote(_) => Ok(()),
             // An observer has no channel: see `observe`.
-            Request::Status(_) | Request::Events(_) => Err(Status::Invalid),
+            Request::Status(_) | Request::Events(_) | Request::Capture(_) => Err(Status::Invalid),
             Request::Skipped => Ok(()),
         }
     }

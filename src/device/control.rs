@@ -128,6 +128,7 @@ impl<C: Channel> Handle<C> {
             answer,
             memory,
             doorbell,
+            ..
         } = delivery;
         self.woken = false;
         // No request has cookie 0.

@@ -15,10 +15,10 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::abi::{
-    Address, Addresses, AllowedAddress, Attach, Attached, Claim, ClientNote, Control, Decline,
-    Detached, EventsRequest, Grow, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB,
-    OPTIONAL, Offer, Queue, Reclaim, Release, Reply, Segment, SetAddresses, SetParameters,
-    SetSessionId, StatusReport, StatusRequest, Wake, kind,
+    Address, Addresses, AllowedAddress, Attach, Attached, CaptureRequest, CaptureStarted, Claim,
+    ClientNote, Control, Decline, Detached, EventsRequest, Grow, MAX_ADDRESSES,
+    MAX_ALLOWED_ADDRESSES, MAX_SECURITY_BLOB, OPTIONAL, Offer, Queue, Reclaim, Release, Reply,
+    Segment, SetAddresses, SetParameters, SetSessionId, StatusReport, StatusRequest, Wake, kind,
 };
 
 /// The structure of a control message.
@@ -48,13 +48,14 @@ bodies! {
     SetParameters SET_PARAMETERS: |body| body.reserved == [0; 5];
     SetAddresses SET_ADDRESSES: |_| true;
     SetSessionId SET_SESSION_ID: |body| body.reserved == 0;
-    ClientNote CLIENT_NOTE: |_| true;
+    ClientNote CLIENT_NOTE: |body| body.reserved == 0;
     Claim CLAIM: |_| true;
     Decline DECLINE: |_| true;
     Grow GROW: |_| true;
     Release RELEASE: |body| body.reserved == 0;
     StatusRequest STATUS_REQUEST: |body| body.reserved == 0;
     EventsRequest EVENTS_REQUEST: |_| true;
+    CaptureRequest CAPTURE_REQUEST: |body| body.reserved == 0;
     Attached ATTACHED: |body| body.reserved == [0; 4] && body.memory.reserved == 0;
     Reply REPLY: |_| true;
     Segment SEGMENT: |body| body.reserved == 0;
@@ -63,6 +64,7 @@ bodies! {
     Offer OFFER: |body| body.info.reserved == [0; 7];
     Wake WAKE: |body| body.reserved == 0;
     StatusReport STATUS_REPORT: |_| true;
+    CaptureStarted CAPTURE_STARTED: |body| body.reserved == 0;
     Detached DETACHED: |_| true;
     Addresses ADDRESSES: |body| body.reserved == 0;
 }
@@ -92,6 +94,8 @@ pub enum Request<'a> {
     Status(StatusRequest),
     /// An observer asks for events.
     Events(EventsRequest),
+    /// An observer asks for a capture.
+    Capture(CaptureRequest),
     /// A message of a later version, which may be skipped.
     Skipped,
 }
@@ -115,6 +119,8 @@ pub enum Answer {
     Wake(Wake),
     /// The answer to [`Request::Status`] and [`Request::Events`]. It carries a memory file.
     Status(StatusReport),
+    /// The answer to [`Request::Capture`]. It carries a socket.
+    Capture(CaptureStarted),
     /// The addresses on which clients reach the device: at most [`MAX_ADDRESSES`].
     Addresses(Vec<Address>),
     /// The last message: the device has ended the attachment.
@@ -129,7 +135,7 @@ impl Answer {
     pub const fn descriptors(&self) -> Option<usize> {
         match self {
             Self::Queue(_) => Some(2),
-            Self::Segment(_) | Self::Status(_) => Some(1),
+            Self::Segment(_) | Self::Status(_) | Self::Capture(_) => Some(1),
             Self::Skipped => None,
             _ => Some(0),
         }
@@ -224,6 +230,7 @@ pub fn read_request(message: &[u8]) -> Result<(u64, Request<'_>), MessageError> 
         kind::RELEASE => Request::Release(read(rest)?),
         kind::STATUS_REQUEST => Request::Status(read(rest)?),
         kind::EVENTS_REQUEST => Request::Events(read(rest)?),
+        kind::CAPTURE_REQUEST => Request::Capture(read(rest)?),
         other => return Err(MessageError::UnknownKind(other)),
     };
     Ok((control.cookie, request))
@@ -262,6 +269,7 @@ pub fn read_answer(message: &[u8]) -> Result<(u64, Answer), MessageError> {
         kind::OFFER => Answer::Offer(read(rest)?),
         kind::WAKE => Answer::Wake(read(rest)?),
         kind::STATUS_REPORT => Answer::Status(read(rest)?),
+        kind::CAPTURE_STARTED => Answer::Capture(read(rest)?),
         kind::ADDRESSES => {
             let (_, list): (Addresses, _) = read_list(rest, MAX_ADDRESSES)?;
             Answer::Addresses(list)
@@ -523,6 +531,7 @@ mod tests {
         check::<Release>(REQUEST, &[12..16]);
         check::<StatusRequest>(REQUEST, &[0..8]);
         check::<EventsRequest>(REQUEST, &[]);
+        check::<CaptureRequest>(REQUEST, &[22..24]);
         check::<Attached>(ANSWER, &[64..72, 88..104]);
         check::<Reply>(ANSWER, &[]);
         check::<Segment>(ANSWER, &[12..16]);
@@ -531,6 +540,7 @@ mod tests {
         check::<Offer>(ANSWER, &[100..128]);
         check::<Wake>(ANSWER, &[0..8]);
         check::<StatusReport>(ANSWER, &[]);
+        check::<CaptureStarted>(ANSWER, &[4..8]);
         check::<Detached>(ANSWER, &[]);
         check::<Addresses>(ANSWER, &[4..8]);
     }
@@ -544,7 +554,7 @@ mod tests {
         assert_eq!(refusal(&grow)[0], "no_cookie");
         let release = message(0, &Release::new_zeroed(), &[]);
         assert_eq!(refusal(&release)[0], "ok", "there is no answer");
-        for unknown in [0u32, 11, 100, 111, u32::MAX] {
+        for unknown in [0u32, 12, 100, 112, u32::MAX] {
             let mut bytes = message(1, &Grow::new_zeroed(), &[]);
             bytes[..4].copy_from_slice(&unknown.to_ne_bytes());
             assert_eq!(refusal(&bytes), ["unknown_kind"; 2]);

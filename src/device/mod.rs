@@ -47,6 +47,8 @@ pub use any::{AnyBell, AnyChannel};
 pub use event::{BulkBuffer, ConnCounts, Direction, Event, Fetched, Role};
 #[cfg(feature = "shm")]
 pub use handle::Handle;
+#[cfg(feature = "broker")]
+pub use observe::capture;
 #[cfg(feature = "shm")]
 pub use observe::{NotObserved, observe, observe_events, observe_process, status_path};
 pub use status::Status;

@@ -10,8 +10,10 @@ use super::Status;
 use super::abi::{Attach, EventsRequest, StatusReport, StatusRequest, VERSION, role};
 use super::channel::{Channel, Delivery, SocketChannel};
 use super::message::{Answer, Body, encode};
-use crate::sys::{Memory, wait_readable};
+use crate::sys::{Bell, Memory, wait_readable};
 
+#[cfg(feature = "broker")]
+pub mod capture;
 #[cfg(test)]
 mod tests;
 
@@ -114,17 +116,9 @@ fn ask_once(
         }
         status => Err(status),
     });
-    let mut observer = Observer {
-        channel: channel?,
-        deadline: Instant::now() + timeout,
-    };
-    let attach = Attach::new(role::OBSERVER, [0; 16]);
-    match observer.ask(1, &attach)? {
-        (Answer::Attached(attached), _) if attached.is_understood() => {}
-        (Answer::Attached(attached), _) => return Err(other_version(attached.version)),
-        _ => return Err(Status::Corrupt.into()),
-    }
-    match observer.ask(2, request)? {
+    let mut observer = Observer::attach(channel?, timeout)?;
+    let delivery = observer.ask(2, request)?;
+    match (delivery.answer, delivery.memory) {
         (Answer::Status(report), Some(memory)) => {
             let json = content(report, &memory)?;
             Ok((json, observer.channel.device_process()))
@@ -140,18 +134,29 @@ const fn other_version(version: u32) -> NotObserved {
     }
 }
 
+#[derive(Debug)]
 struct Observer {
     channel: SocketChannel,
     deadline: Instant,
 }
 
 impl Observer {
-    /// Sends a request, and waits for its answer, with the memory that it carries.
-    fn ask(
-        &mut self,
-        cookie: u64,
-        request: &impl Body,
-    ) -> Result<(Answer, Option<Memory>), NotObserved> {
+    /// Attaches, and waits up to `timeout` for this and for all that is asked then.
+    fn attach(channel: SocketChannel, timeout: Duration) -> Result<Self, NotObserved> {
+        let mut observer = Self {
+            channel,
+            deadline: Instant::now() + timeout,
+        };
+        let attach = Attach::new(role::OBSERVER, [0; 16]);
+        match observer.ask(1, &attach)?.answer {
+            Answer::Attached(attached) if attached.is_understood() => Ok(observer),
+            Answer::Attached(attached) => Err(other_version(attached.version)),
+            _ => Err(Status::Corrupt.into()),
+        }
+    }
+
+    /// Sends a request, and waits for its answer, with what it carries.
+    fn ask(&mut self, cookie: u64, request: &impl Body) -> Result<Delivery<Bell>, NotObserved> {
         let mut message = Vec::new();
         encode(cookie, request, &[], &mut message);
         match self.channel.send(&message) {
@@ -175,14 +180,14 @@ impl Observer {
             }
             wait_readable(self.channel.event_fd(), Some(left)).map_err(|_| Status::System)?;
         };
-        match delivery.answer {
+        match &delivery.answer {
             Answer::Detached(detached) if detached.version != 0 => {
                 Err(other_version(detached.version))
             }
             Answer::Detached(detached) => Err(failure(detached.status).into()),
             _ if delivery.cookie != cookie => Err(Status::Corrupt.into()),
             Answer::Reply(reply) => Err(failure(reply.status).into()),
-            answer => Ok((answer, delivery.memory)),
+            _ => Ok(delivery),
         }
     }
 }

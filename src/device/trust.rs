@@ -26,13 +26,13 @@ const WRITABLE: u32 = 0o022;
 /// In a directory with this bit, only the owners of files may rename and remove them.
 const STICKY: u32 = 0o1000;
 
-/// An error: a control socket's directory is not safe. The error's text is a message for people.
+/// An error: a socket's directory is not safe. The error's text is a message for people.
 #[derive(Debug, thiserror::Error)]
 pub enum UnsafeDirectory {
     /// A directory of the path belongs to another user, or others may change it.
     #[error(
         "{path} belongs to user {owner} and has mode {mode:04o}, so other users could replace the \
-         control socket with their own; {cure}"
+         {what} with their own; {cure}"
     )]
     Writable {
         /// The directory.
@@ -41,6 +41,8 @@ pub enum UnsafeDirectory {
         owner: u32,
         /// Its mode, without the type.
         mode: u32,
+        /// What is in it.
+        what: &'static str,
         /// How to make it safe.
         cure: String,
     },
@@ -146,10 +148,27 @@ fn directories(socket: &Path) -> Result<Vec<Directory>, UnsafeDirectory> {
 ///
 /// Another user could put another socket in place of the device's, or the directories cannot be checked.
 pub fn check_directory(socket: &Path) -> Result<(), UnsafeDirectory> {
-    check(&directories(socket)?, Users::now())
+    check_directory_of(socket, ("control socket", "--control"))
 }
 
-fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory> {
+/// Checks, as [`check_directory`] does, that a device may have another socket at `socket`. The error says what it is,
+/// and which option or key gives its path.
+///
+/// # Errors
+///
+/// Those of [`check_directory`].
+pub fn check_directory_of(
+    socket: &Path,
+    named: (&'static str, &'static str),
+) -> Result<(), UnsafeDirectory> {
+    check(&directories(socket)?, Users::now(), named)
+}
+
+fn check(
+    directories: &[Directory],
+    users: Users,
+    (what, option): (&'static str, &'static str),
+) -> Result<(), UnsafeDirectory> {
     for (n, directory) in directories.iter().enumerate() {
         let is_own = match n {
             0 => users.has(directory.owner),
@@ -163,9 +182,9 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
         let path = directory.path.display();
         let cure = match (is_own, is_open) {
             (true, false) => continue,
-            (true, true) => format!("chmod go-w {path}, or give another path with --control"),
+            (true, true) => format!("chmod go-w {path}, or give another path with {option}"),
             (false, _) => format!(
-                "it must belong to root or to user {}: give another path with --control",
+                "it must belong to root or to user {}: give another path with {option}",
                 users.own
             ),
         };
@@ -173,6 +192,7 @@ fn check(directories: &[Directory], users: Users) -> Result<(), UnsafeDirectory>
             path: directory.path.clone(),
             owner: directory.owner,
             mode: directory.mode,
+            what,
             cure,
         });
     }
@@ -224,7 +244,8 @@ mod tests {
     }
 
     fn check_of(of: &[(u32, u32)], users: Users) -> Result<(), String> {
-        check(&chain(of), users).map_err(|error| error.to_string())
+        let named = ("control socket", "--control");
+        check(&chain(of), users, named).map_err(|error| error.to_string())
     }
 
     const TOP: (u32, u32) = (ROOT, 0o755);

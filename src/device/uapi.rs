@@ -21,6 +21,7 @@
 //! | `RELEASE` | [`Release`] | none |
 //! | `STATUS_REQUEST` | [`StatusCall`] | at once: records, see [`status`] |
 //! | `EVENTS_REQUEST` | not available: the events are in the kernel's log | |
+//! | `CAPTURE_REQUEST` | not available | |
 //! | the end of the socket | [`DETACH`] | none |
 //!
 //! | message from smbdirectd | here |

@@ -99,6 +99,13 @@ impl Admission {
         }
     }
 
+    /// Sets the limits. No connection ends because of lower ones: they count when the next one begins. Returns the
+    /// waiting connections that may be offered now, which count as offered from now on.
+    pub fn set_limits(&mut self, limits: Limits) -> Vec<Place> {
+        self.limits = limits;
+        core::iter::from_fn(|| self.next_offer()).collect()
+    }
+
     /// Adds a new connection. If there are now too many connections, removes one and returns it, and the caller has to
     /// end it. The newcomer itself is removed only if there is no other stranger to remove.
     pub fn admit(&mut self, place: Place, source: Source) -> Option<(Place, Limit)> {
@@ -188,6 +195,11 @@ impl Admission {
         if !self.offered.remove(&place) {
             return None;
         }
+        self.next_offer()
+    }
+
+    /// Returns the waiting connection that is offered next, if one may be offered now.
+    fn next_offer(&mut self) -> Option<Place> {
         let (source, _, next) = self
             .waiting
             .oldest()
@@ -314,6 +326,35 @@ mod tests {
         assert_eq!(scene.admission.strangers(), 2);
         scene.admission.closed(oldest);
         assert_eq!(scene.admission.connections.of(source), 2);
+    }
+
+    #[test]
+    fn new_limits_offer_what_waited_and_end_nothing_by_themselves() {
+        let mut scene = Scene::new(100, 100);
+        let greedy: Vec<_> = (0..5).map(|_| scene.offer("10.0.0.2")).collect();
+        let waited: Vec<Place> = greedy.iter().filter(|it| !it.1).map(|it| it.0).collect();
+        assert_eq!(waited.len(), 3, "a quarter of 8 may be offered");
+        let limits = |max_connections, max_undispatched, gateways: &[&str]| Limits {
+            max_connections,
+            max_unauthenticated: 100,
+            max_undispatched,
+            gateways: gateways
+                .iter()
+                .map(|address| Source::of(address.parse().unwrap()))
+                .collect(),
+        };
+        let admission = &mut scene.admission;
+        assert_eq!(admission.set_limits(limits(100, 12, &[])), waited[..1]);
+        // A gateway may have all offers.
+        let more = admission.set_limits(limits(100, 12, &["10.0.0.2"]));
+        assert_eq!(more, waited[1..]);
+        assert_eq!(admission.set_limits(limits(100, 1, &[])), []);
+
+        let all: Vec<Place> = ["10.0.0.4", "10.0.0.5"].map(|ip| scene.admit(ip).0).into();
+        assert_eq!(scene.admission.set_limits(limits(2, 1, &[])), []);
+        assert_eq!(scene.admission.strangers(), 2);
+        let (_, excess) = scene.admit("10.0.0.6");
+        assert_eq!(excess, Some((all[0], Limit::Connections)));
     }
 
     #[test]

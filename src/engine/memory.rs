@@ -32,7 +32,7 @@ const FIRST_LENGTH: u32 = 128 << 10;
 #[derive(Debug)]
 pub struct Account {
     used: AtomicU64,
-    limit: u64,
+    limit: AtomicU64,
 }
 
 impl Account {
@@ -41,7 +41,7 @@ impl Account {
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU64::new(0),
-            limit,
+            limit: AtomicU64::new(limit),
         })
     }
 
@@ -53,14 +53,20 @@ impl Account {
 
     /// Returns how many bytes may be in use.
     #[must_use]
-    pub const fn limit(&self) -> u64 {
-        self.limit
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many bytes may be in use. If more are in use already, they stay in use, and nothing is charged until
+    /// enough of them have come back.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Takes `bytes` and leaves `spare`; returns `None` if not enough are left.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: u64, spare: u64) -> Option<Charge> {
-        let most = self.limit.saturating_sub(spare);
+        let most = self.limit().saturating_sub(spare);
         let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= most);
         // Relaxed is enough, because no access to other memory depends on this number.
         self.used
@@ -77,7 +83,7 @@ impl Account {
     #[must_use]
     pub fn leaves_as_much(&self, bytes: u64, (total, spare): (&Self, u64)) -> bool {
         let taken = total.used().saturating_add(spare).saturating_add(bytes);
-        self.used().saturating_add(bytes) <= total.limit.saturating_sub(taken)
+        self.used().saturating_add(bytes) <= total.limit().saturating_sub(taken)
     }
 
     /// Takes `bytes`, no matter how many are in use. This is for memory that is bounded elsewhere and cannot be
@@ -346,6 +352,22 @@ mod tests {
         assert!(total.charge(1, 0).is_none());
         drop(charge);
         assert!(total.charge(100, 0).is_some());
+    }
+
+    #[test]
+    fn a_lower_limit_takes_nothing_back_and_gives_nothing_until_enough_is_back() {
+        let total = Account::new(100);
+        let charges = [60, 40].map(|bytes| total.charge(bytes, 0).unwrap());
+        total.set_limit(50);
+        assert_eq!((total.used(), total.limit()), (100, 50));
+        assert!(total.charge(1, 0).is_none());
+        let [large, small] = charges;
+        drop(large);
+        assert!(total.charge(11, 0).is_none());
+        let _more = total.charge(10, 0).unwrap();
+        total.set_limit(200);
+        assert!(total.charge(150, 0).is_some());
+        drop(small);
     }
 
     #[test]

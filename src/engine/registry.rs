@@ -10,6 +10,7 @@
 mod kept;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -146,6 +147,11 @@ impl<P: Peer> Registry<P> {
             carried: BTreeMap::new(),
             transport: BTreeMap::new(),
         }
+    }
+
+    /// Sets the limits on connections. Returns the waiting connections that may be offered now.
+    pub fn set_limits(&mut self, limits: Limits) -> Vec<Place> {
+        self.admission.set_limits(limits)
     }
 
     /// Checks whether a process without a token may attach. A process with a token always may, because connections have

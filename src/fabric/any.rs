@@ -67,16 +67,23 @@ impl fmt::Display for FabricChoice {
     }
 }
 
+/// A fabric whose limits can change while it has connections.
+pub trait Reconfigure: SharedEpoll {
+    /// Sets the configuration: the limits from now on, and the values of connections that begin from now on. Listeners
+    /// stay as they are.
+    fn set_config(&mut self, config: &iwarp::Config);
+}
+
 /// What [`AnyFabric`] needs from a fabric besides the traits.
 #[cfg(feature = "broker")]
-trait Provider: super::Keep + fmt::Debug + Send {
+trait Provider: super::Keep + Reconfigure + fmt::Debug + Send {
     /// See [`AnyFabric::connections`].
     fn connections(&self) -> usize;
 }
 
 /// What [`AnyFabric`] needs from a fabric besides the traits.
 #[cfg(not(feature = "broker"))]
-trait Provider: SharedEpoll + fmt::Debug + Send {
+trait Provider: Reconfigure + fmt::Debug + Send {
     /// See [`AnyFabric::connections`].
     fn connections(&self) -> usize;
 }
@@ -165,6 +172,12 @@ impl Fabric for AnyFabric {
     forward_fabric!(self => self.fabric;
         listen, local_address, conn_local_address, regions_may_be_invalidated, unlisten, admit_at, connect, accept,
         reject, close, register, deregister, post_recv, post_send, post_write, post_read, moved, poll, poll_timeout);
+}
+
+impl Reconfigure for AnyFabric {
+    fn set_config(&mut self, config: &iwarp::Config) {
+        self.fabric.set_config(config);
+    }
 }
 
 impl Waitable for AnyFabric {

@@ -11,8 +11,6 @@
 //! `Fault` must never break the trait's promises: each posted request completes once, events of a connection keep their
 //! order, and nothing succeeds after a failure.
 
-mod capture;
-
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, Write};
@@ -20,8 +18,9 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use self::capture::Capture;
+use super::capture::Capture;
 use super::forward_fabric;
+use super::pcap::PcapWriter;
 use super::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Region,
     RegionId, RemoteAddress, Sge, Waitable, Work, WrError, WrId,
@@ -88,7 +87,7 @@ pub struct Fault<F> {
     arrived: u64,
     operations: u64,
     completions: u64,
-    capture: Option<Capture>,
+    capture: Option<Capture<Box<dyn Write + Send>>>,
     scratch: Vec<Event>,
 }
 
@@ -146,7 +145,8 @@ impl<F: Fabric> Fault<F> {
     /// all with the time of the latest `poll`. The first error of the writer ends the capture.
     /// Fails if the header of the file cannot be written.
     pub fn capture(&mut self, writer: impl Write + Send + 'static) -> io::Result<()> {
-        self.capture = Some(Capture::new(Box::new(writer))?);
+        let writer: Box<dyn Write + Send> = Box::new(writer);
+        self.capture = Some(Capture::new(PcapWriter::new(writer)?));
         Ok(())
     }
 
@@ -156,7 +156,10 @@ impl<F: Fabric> Fault<F> {
         self.conns.entry(conn).or_default().stall = stall;
     }
 
-    fn captured(&mut self, write: impl FnOnce(&mut Capture) -> io::Result<()>) {
+    fn captured(
+        &mut self,
+        write: impl FnOnce(&mut Capture<Box<dyn Write + Send>>) -> io::Result<()>,
+    ) {
         if let Some(Err(error)) = self.capture.as_mut().map(write) {
             tracing::warn!(%error, "cannot write the capture file: the capture ends here");
             self.capture = None;
@@ -246,9 +249,13 @@ impl<F: Fabric> Fault<F> {
                 self.captured(|capture| capture.established(*conn, *limits));
             }
             Event::Completion {
-                conn, work, result, ..
+                conn,
+                wr_id,
+                work,
+                result,
             } => {
-                self.captured(|capture| capture.completed(*conn, *work, result.is_ok()));
+                let ended = (*wr_id, *work, result.is_ok());
+                self.captured(|capture| capture.completed(*conn, ended));
             }
             Event::Closed { conn, .. } => {
                 self.connecting.retain(|(id, _)| id != conn);
@@ -488,7 +495,7 @@ impl<F: Fabric> Fabric for Fault<F> {
             inner.post_recv(conn, wr_id, memory)
         })? {
             if let Some(capture) = &mut self.capture {
-                capture.recv(conn, memory);
+                capture.recv(conn, wr_id, memory);
             }
             self.cut_if_due(conn);
         }

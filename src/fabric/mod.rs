@@ -13,8 +13,9 @@
 //! | `verbs` | RDMA devices: InfiniBand, RoCE, iWARP NICs (through rdma-core, if it is installed) |
 //! | `fault` | another fabric, with delays, cuts, failed completions and a capture file |
 //!
-//! Each of them passes the same conformance suite (`tests/conformance`), which defines the meaning of the trait. `pcap`
-//! writes capture files of the operations that `fault` sees, or of real streams.
+//! Each of them passes the same conformance suite (`tests/conformance`), which defines the meaning of the trait.
+//! `capture` shows the operations of any fabric as iWARP; `pcap` and `pcapng` write capture files of them, or of real
+//! streams.
 
 use crate::units::RemoteToken;
 
@@ -22,6 +23,8 @@ pub mod iwarp;
 
 #[cfg(feature = "fabric")]
 mod any;
+#[cfg(feature = "fabric")]
+pub(crate) mod capture;
 #[cfg(feature = "fabric")]
 pub mod fault;
 #[cfg(feature = "fabric")]
@@ -34,6 +37,8 @@ mod local;
 pub mod loopback;
 #[cfg(feature = "fabric")]
 pub mod pcap;
+#[cfg(feature = "fabric")]
+pub mod pcapng;
 #[cfg(feature = "engine")]
 mod pending;
 #[cfg(feature = "fabric")]
@@ -50,7 +55,7 @@ mod wait;
 #[cfg(feature = "engine")]
 mod wc_status;
 #[cfg(feature = "fabric")]
-pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric};
+pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric, Reconfigure};
 #[cfg(feature = "fabric")]
 pub use forward::forward_fabric;
 #[cfg(feature = "broker")]

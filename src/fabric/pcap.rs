@@ -6,14 +6,16 @@
 //! are added to them, with a handshake and with valid sequence numbers and checksums. Each call of [`PcapWriter::data`]
 //! begins a new packet, because iWARP dissectors work best with one FPDU in each.
 //!
-//! The file is a classic pcap with nanoseconds and link type "raw IP", which does not need an artificial Ethernet
-//! header. The headers of a stream without losses are two fixed layouts, so they are written here instead of by a
+//! The file is a classic pcap with nanoseconds, or a part of a [`pcapng`] file, which has comments. Its link type is "raw
+//! IP", which does not need an artificial Ethernet header. The headers of a stream without losses are two fixed layouts, so they are written here instead of by a
 //! library. A capture must never make anything else fail: code that captures for diagnosis drops the capture at the
 //! first error.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use super::pcapng;
 use crate::units::Instant;
 
 /// The magic number for nanosecond timestamps, in the byte order of the writer: little-endian here.
@@ -75,10 +77,22 @@ struct Stream {
     server: End,
 }
 
+/// The form of the file.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// A classic pcap.
+    Classic,
+    /// Blocks of a [`pcapng`] file for this interface; `epoch` is the time since 1970 at [`Instant::ZERO`].
+    Blocks { interface: u32, epoch: Duration },
+}
+
 /// Writes TCP streams to a capture file. See the [module](self).
 #[derive(Debug)]
 pub struct PcapWriter<W> {
     writer: W,
+    form: Form,
+    /// The comment on the packets that are written, where the form has comments.
+    comment: String,
     streams: Vec<Stream>,
     /// The latest time that was given, because packets are in the order of time.
     now: Instant,
@@ -97,12 +111,36 @@ impl<W: Write> PcapWriter<W> {
         header.extend_from_slice(&SNAPSHOT_LENGTH.to_le_bytes());
         header.extend_from_slice(&LINKTYPE_RAW.to_le_bytes());
         writer.write_all(&header)?;
-        Ok(Self {
+        Ok(Self::with(writer, Form::Classic))
+    }
+
+    /// Writes only packets, as blocks of a [`pcapng`] file that has the interface with this number. `epoch` is the time
+    /// since 1970 at [`Instant::ZERO`]. Each block is written with one call.
+    pub const fn blocks(writer: W, interface: u32, epoch: Duration) -> Self {
+        Self::with(writer, Form::Blocks { interface, epoch })
+    }
+
+    const fn with(writer: W, form: Form) -> Self {
+        Self {
             writer,
+            form,
+            comment: String::new(),
             streams: Vec::new(),
             now: Instant::ZERO,
             record: Vec::new(),
-        })
+        }
+    }
+
+    /// Dates what follows no earlier than `time`.
+    pub fn set_time(&mut self, time: Instant) {
+        self.now = self.now.max(time);
+    }
+
+    /// Adds this comment to all packets that follow, until the next call; empty stands for none. A classic pcap has no
+    /// comments.
+    pub fn set_comment(&mut self, comment: &str) {
+        self.comment.clear();
+        self.comment.push_str(comment);
     }
 
     /// Begins a stream with TCP's handshake, at the latest time known so far. Both addresses must
@@ -156,6 +194,16 @@ impl<W: Write> PcapWriter<W> {
     }
 
     /// Returns the writer.
+    pub const fn writer(&self) -> &W {
+        &self.writer
+    }
+
+    /// Returns the writer, which may be written to between two packets.
+    pub const fn writer_mut(&mut self) -> &mut W {
+        &mut self.writer
+    }
+
+    /// Returns the writer.
     pub fn into_inner(self) -> W {
         self.writer
     }
@@ -183,16 +231,29 @@ impl<W: Write> PcapWriter<W> {
 
         let ip = ip_header(from.address.ip(), to.address.ip(), segment.len())?;
         let nanos = self.now.as_nanos();
-        let seconds = u32::try_from(nanos / 1_000_000_000).unwrap_or(u32::MAX);
-        let length = u32::try_from(ip.len() + segment.len()).unwrap_or(u32::MAX);
         self.record.clear();
-        self.record
-            .reserve(RECORD_HEADER + ip.len() + segment.len());
-        for field in [seconds, (nanos % 1_000_000_000) as u32, length, length] {
-            self.record.extend_from_slice(&field.to_le_bytes());
+        match self.form {
+            Form::Classic => {
+                let seconds = u32::try_from(nanos / 1_000_000_000).unwrap_or(u32::MAX);
+                let length = u32::try_from(ip.len() + segment.len()).unwrap_or(u32::MAX);
+                self.record
+                    .reserve(RECORD_HEADER + ip.len() + segment.len());
+                for field in [seconds, (nanos % 1_000_000_000) as u32, length, length] {
+                    self.record.extend_from_slice(&field.to_le_bytes());
+                }
+                self.record.extend_from_slice(&ip);
+                self.record.extend_from_slice(&segment);
+            }
+            Form::Blocks { interface, epoch } => {
+                let packet = pcapng::Packet {
+                    interface,
+                    time: epoch + Duration::from_nanos(nanos),
+                    bytes: &[ip, segment].concat(),
+                    comment: &self.comment,
+                };
+                packet.emit(&mut self.record);
+            }
         }
-        self.record.extend_from_slice(&ip);
-        self.record.extend_from_slice(&segment);
         self.writer.write_all(&self.record)
     }
 }

@@ -8,8 +8,8 @@ use super::convert::address_of;
 use super::pointer::{Output, bytes, input, inputs, put, sixteen, with_device};
 use super::types::*;
 use crate::device::abi::{
-    AllowedAddress, ClientNote, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, SetParameters, note,
-    protection,
+    AllowedAddress, ClientNote, MAX_ADDRESSES, MAX_ALLOWED_ADDRESSES, SetParameters, encrypted,
+    note, protection,
 };
 use crate::device::{Handle, Status};
 
@@ -21,12 +21,16 @@ const _: () = assert!(
         && SMBDIRECT_NOTE_WITHHELD == note::WITHHELD
         && SMBDIRECT_NOTE_SESSION == note::SESSION
         && SMBDIRECT_NOTE_REFUSED == note::REFUSED
+        && SMBDIRECT_NOTE_ENCRYPTED == note::ENCRYPTED
         && SMBDIRECT_NOTE_MULTICHANNEL == note::MULTICHANNEL
         && SMBDIRECT_PROTECTION_PLAIN == protection::PLAIN
         && SMBDIRECT_PROTECTION_SIGNED == protection::SIGNED
         && SMBDIRECT_PROTECTION_ENCRYPTED == protection::ENCRYPTED
         && SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES == protection::SIGNED_IN_MESSAGES
         && SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES == protection::ENCRYPTED_IN_MESSAGES
+        && SMBDIRECT_ENCRYPTED_BY_SHARE == encrypted::BY_SHARE
+        && SMBDIRECT_ENCRYPTED_BY_CLIENT == encrypted::BY_CLIENT
+        && SMBDIRECT_ENCRYPTED_IN_MESSAGES == encrypted::IN_MESSAGES
 );
 
 /// SET_SMBD_PARAMETERS, listeners only: sets parameters for connections that the device accepts from now on.
@@ -163,7 +167,7 @@ pub unsafe extern "C" fn smbdirect_device_note_client(
     let call = |handle: &mut Handle| {
         // SAFETY: `note` points to a structure whose `type_size` is set, as `# Safety` demands.
         let note = unsafe { input(note) }?;
-        if note.note == 0 || note.reserved32 != 0 || note.reserved != [0; 2] {
+        if note.note == 0 || note.reserved16 != 0 || note.reserved != [0; 2] {
             return Err(Status::Invalid);
         }
         handle.note_client(&ClientNote {
@@ -171,6 +175,9 @@ pub unsafe extern "C" fn smbdirect_device_note_client(
             note: note.note,
             port: note.port,
             value: note.value,
+            local_address: note.local_address,
+            local_port: note.local_port,
+            reserved: 0,
         })
     };
     // SAFETY: `device` is a live handle, as `# Safety` demands.

@@ -155,6 +155,9 @@ pub const SMBDIRECT_NOTE_WITHHELD: u16 = 3;
 pub const SMBDIRECT_NOTE_SESSION: u16 = 4;
 /// The client could not bind an SMB Direct connection to its session. `value` is the NTSTATUS.
 pub const SMBDIRECT_NOTE_REFUSED: u16 = 5;
+/// File data on the client's SMB Direct connection from `port` is encrypted although the session does not demand that.
+/// `value` has bits of SMBDIRECT_ENCRYPTED_*, which are in addition to those of earlier notes about the connection.
+pub const SMBDIRECT_NOTE_ENCRYPTED: u16 = 6;
 
 /// Bit in `value` of SMBDIRECT_NOTE_NEGOTIATED: the client supports multichannel.
 pub const SMBDIRECT_NOTE_MULTICHANNEL: u32 = 0x10000;
@@ -169,6 +172,14 @@ pub const SMBDIRECT_PROTECTION_ENCRYPTED: u32 = 2;
 pub const SMBDIRECT_PROTECTION_SIGNED_IN_MESSAGES: u32 = 3;
 /// File data is encrypted, and goes in messages.
 pub const SMBDIRECT_PROTECTION_ENCRYPTED_IN_MESSAGES: u32 = 4;
+
+/// Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: a share demands it.
+pub const SMBDIRECT_ENCRYPTED_BY_SHARE: u32 = 1;
+/// Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: neither the session nor the share demands it, but the client does it.
+pub const SMBDIRECT_ENCRYPTED_BY_CLIENT: u32 = 2;
+/// Bit in `value` of SMBDIRECT_NOTE_ENCRYPTED: the connection has no RDMA transform for encrypted data, which therefore
+/// goes in messages.
+pub const SMBDIRECT_ENCRYPTED_IN_MESSAGES: u32 = 4;
 
 /// Flag: the message invalidates `token` at the peer (SEND with Invalidate).
 pub const SMBDIRECT_PDU_INVALIDATE: u32 = 1;
@@ -252,8 +263,13 @@ pub struct smbdirect_client_note {
     pub note: u16,
     /// The client's port, if the note is about one connection; otherwise 0.
     pub port: u16,
+    /// The server's port, if the note is about one connection; otherwise 0.
+    pub local_port: u16,
     /// Must be 0.
-    pub reserved32: u32,
+    pub reserved16: u16,
+    /// The server's address, if the note is about one connection; otherwise 0. A client may connect to two addresses of
+    /// the server from the same port. If this is 0, the note is about all of these connections.
+    pub local_address: [u8; 16],
     /// Must be 0.
     pub reserved: [u64; 2],
 }
@@ -527,7 +543,7 @@ const _: () = {
     assert!(size_of::<smbdirect_attach>() == 56);
     assert!(size_of::<smbdirect_address>() == 56);
     assert!(size_of::<smbdirect_allowed_address>() == 40);
-    assert!(size_of::<smbdirect_client_note>() == 48);
+    assert!(size_of::<smbdirect_client_note>() == 64);
     assert!(size_of::<smbdirect_parameters>() == 80);
     assert!(size_of::<smbdirect_session>() == 48);
     assert!(size_of::<smbdirect_mem_params>() == 72);

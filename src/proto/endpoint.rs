@@ -148,6 +148,12 @@ impl Endpoint {
         self.outgoing.is_some()
     }
 
+    /// Returns whether a part of a message has arrived, and more of it is to come.
+    #[must_use]
+    pub const fn is_receiving(&self) -> bool {
+        self.reassembly.is_incomplete()
+    }
+
     /// Returns the number of bytes that each receive posted from now on must hold: [`NEGOTIATE_RECEIVE_SIZE`] while the
     /// peer's part of the negotiation is awaited, then `max_receive_size`.
     #[must_use]

@@ -43,7 +43,10 @@ pub use memory::{Memory, OutOfRange};
 #[cfg(feature = "broker")]
 pub use passed::passed_descriptors;
 #[cfg(feature = "shm")]
-pub use seqpacket::{Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket};
+pub use seqpacket::{
+    Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket,
+    listen_for_streams,
+};
 #[cfg(feature = "std")]
 pub use socket::{ACCEPT_PAUSE, IoVecs, MAX_IOVECS, ReceiveVec, SendVec, unacknowledged};
 #[cfg(feature = "std")]

@@ -5,6 +5,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::cmsg_space;
@@ -84,14 +85,7 @@ impl SeqListener {
     /// Listens at `path`, for this user only (mode 0600). The path must not exist; the owner of the directory removes
     /// what an earlier process left.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let address = SocketAddrUnix::new(path)?;
-        let socket = socket()?;
-        // The file that `bind` makes inherits the mode of the socket, so it never has wider permissions, and the umask
-        // of the process, which other threads use, stays as it is.
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, 128)?;
-        Ok(Self(socket))
+        Ok(Self(listen(path, SocketType::SEQPACKET)?))
     }
 
     /// Returns the next connection; [`io::ErrorKind::WouldBlock`] if there is none.
@@ -123,7 +117,7 @@ impl SeqSocket {
     /// to be accepted that the caller must try again later.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let address = SocketAddrUnix::new(path)?;
-        let socket = socket()?;
+        let socket = socket(SocketType::SEQPACKET)?;
         rustix::net::connect(&socket, &address)?;
         Ok(Self(socket))
     }
@@ -255,11 +249,10 @@ impl SeqSocket {
     }
 }
 
+/// Takes a descriptor, which should be a socket of this kind; all calls on another kind fail, and do nothing else.
 impl From<OwnedFd> for SeqSocket {
-    /// Makes a connection from one that another process has made in the same way. If it is not a socket, calls fail and
-    /// do nothing else.
-    fn from(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 }
 
@@ -269,10 +262,27 @@ impl AsFd for SeqSocket {
     }
 }
 
-fn socket() -> io::Result<OwnedFd> {
+/// Listens at `path` for connections that carry bytes (`SOCK_STREAM`), for this user only, as [`SeqListener::bind`] does.
+/// The listener does not wait.
+pub fn listen_for_streams(path: &Path) -> io::Result<UnixListener> {
+    Ok(listen(path, SocketType::STREAM)?.into())
+}
+
+fn listen(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket(kind)?;
+    // The file that `bind` makes inherits the mode of the socket, so it never has wider permissions, and the umask of
+    // the process, which other threads use, stays as it is.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 128)?;
+    Ok(socket)
+}
+
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(
         AddressFamily::UNIX,
-        SocketType::SEQPACKET,
+        kind,
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?)

@@ -9,12 +9,15 @@ use core::time::Duration;
 
 use super::incoming::{Fragment, Incoming};
 use super::outgoing::{ReadQueue, SendQueue};
+#[cfg(feature = "fabric")]
+use super::underway::Underway;
 use super::{CloseReason, Config, ConnStatus, Event, MessageBuffers, SendError, Traffic};
 use crate::fabric::{
     self, ConnId, Fabric, FabricError, ListenerId, Moved, ReadLimits, RegionId, Sge, Work, WrError,
     WrId,
 };
 use crate::proto::{Endpoint, HEAD_LENGTH, Received, State};
+use crate::sys::Memory;
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::BufferDescriptorV1;
 
@@ -40,9 +43,9 @@ pub(super) struct Connection<Buffer> {
     pub(super) close_by: Option<Instant>,
     /// The deadline that the timers hold for the connection.
     pub(super) armed: Option<Instant>,
-    /// The regions that the owner registered, and their lengths. This is a map, because no fabric promises small
+    /// The regions that the owner registered. This is a map, because no fabric promises small
     /// numbers while a connection ends.
-    pub(super) regions: BTreeMap<RegionId, usize>,
+    pub(super) regions: BTreeMap<RegionId, Memory>,
     /// The limits, which are known once the fabric's connection is up.
     pub(super) limits: Option<ReadLimits>,
     pub(super) failed: Option<CloseReason>,
@@ -226,7 +229,7 @@ impl<Buffer> Connection<Buffer> {
             self.regions.get(&memory.region),
             memory.offset.checked_add(memory.length),
         ) {
-            (Some(length), Some(end)) => end as usize <= *length,
+            (Some(of), Some(end)) => end as usize <= of.len(),
             _ => false,
         }
     }
@@ -410,6 +413,25 @@ impl<Buffer> Connection<Buffer> {
     /// Returns the number of bytes of heap that hold work waiting to be posted.
     pub(super) fn queue_memory(&self) -> usize {
         self.sends.memory() + self.reads.memory()
+    }
+
+    #[cfg(feature = "fabric")]
+    pub(super) fn underway(&self, conn: ConnId) -> Option<Underway> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let regions = self.regions.iter();
+        let regions = regions.map(|(region, memory)| (*region, memory.clone()));
+        Some(Underway {
+            conn,
+            status: self.status(),
+            regions: regions.chain(self.incoming.region()).collect(),
+            receives: self.incoming.posted().collect(),
+            reads: self.reads.progress.posted(),
+            has_heard: self.incoming.has_negotiated(),
+            is_receiving: self.endpoint.is_receiving(),
+            is_sending: self.sends.is_sending(),
+        })
     }
 
     pub(super) fn status(&self) -> ConnStatus {

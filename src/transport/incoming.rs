@@ -59,6 +59,16 @@ impl Pool {
             free,
         })
     }
+
+    /// Returns the memory of a slot.
+    #[inline]
+    const fn sge(&self, slot: u16) -> Sge {
+        Sge {
+            region: self.region,
+            offset: slot as u32 * self.stride,
+            length: self.slot_size,
+        }
+    }
 }
 
 /// A fragment of an upper-layer message: where it is, and where it belongs.
@@ -106,6 +116,33 @@ impl<Buffer> Incoming<Buffer> {
         self.pool.as_ref().map_or(0, |pool| pool.memory.len())
     }
 
+    /// Returns whether the peer's negotiate message has arrived.
+    #[cfg(feature = "fabric")]
+    pub(super) fn has_negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// Returns the region of the receives.
+    #[cfg(feature = "fabric")]
+    pub(super) fn region(&self) -> Option<(RegionId, Memory)> {
+        let pool = self.pool.as_ref()?;
+        Some((pool.region, pool.memory.clone()))
+    }
+
+    /// Returns the receives that are posted.
+    #[cfg(feature = "fabric")]
+    pub(super) fn posted(&self) -> impl Iterator<Item = (WrId, Sge)> + '_ {
+        self.pool.iter().flat_map(|pool| {
+            let slots = u32::try_from(pool.memory.len()).unwrap_or(u32::MAX) / pool.stride;
+            let slots = 0..u16::try_from(slots).unwrap_or(u16::MAX);
+            let posted = slots.filter(|slot| {
+                let waits = self.waiting.iter().any(|waiting| waiting.slot == *slot);
+                !waits && !pool.free.contains(slot)
+            });
+            posted.map(|slot| (WrId(u64::from(slot)), pool.sge(slot)))
+        })
+    }
+
     /// Returns whether a part of a message has arrived, and has a buffer.
     pub(super) fn is_assembling(&self) -> bool {
         self.message.is_some()
@@ -148,12 +185,7 @@ impl<Buffer> Incoming<Buffer> {
         let mut posted = 0;
         while posted < wanted {
             let Some(&slot) = pool.free.last() else { break };
-            let sge = Sge {
-                region: pool.region,
-                offset: u32::from(slot) * pool.stride,
-                length: pool.slot_size,
-            };
-            match fabric.post_recv(id, WrId(u64::from(slot)), sge) {
+            match fabric.post_recv(id, WrId(u64::from(slot)), pool.sge(slot)) {
                 Ok(()) => {}
                 // If the fabric has less room than requested, there are just fewer credits.
                 Err(FabricError::QueueFull) => break,

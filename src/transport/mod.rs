@@ -55,6 +55,8 @@ mod progress;
 mod table;
 mod timers;
 #[cfg(feature = "fabric")]
+mod underway;
+#[cfg(feature = "fabric")]
 mod wait;
 
 pub use buffers::{HeapBuffers, MessageBuffers};
@@ -71,6 +73,8 @@ use journal::Journal;
 pub(crate) use kept::{Flushed, KeptConnection};
 pub(crate) use table::ConnTable;
 use timers::Timers;
+#[cfg(feature = "fabric")]
+pub use underway::Underway;
 
 /// The configuration of a transport: the values for its connections, and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +210,11 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
         }
     }
 
+    /// Sets the configuration: the limits from now on, and the values of connections that begin from now on.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Sets the values for connections that are accepted from now on.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.config.acceptor = acceptor;
@@ -261,7 +270,7 @@ impl<F: Fabric, B: MessageBuffers> Transport<F, B> {
     ) -> Result<Region, FabricError> {
         let connection = self.conns.get_mut(conn).ok_or(FabricError::NotConnected)?;
         let region = self.fabric.register(conn, memory, access)?;
-        connection.regions.insert(region.id, memory.len());
+        connection.regions.insert(region.id, memory.clone());
         Ok(region)
     }
 

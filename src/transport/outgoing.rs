@@ -86,6 +86,12 @@ impl SendQueue {
         self.stalled.is_some()
     }
 
+    /// Returns whether the endpoint has a message in progress.
+    #[cfg(feature = "fabric")]
+    pub(super) fn is_sending(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Returns how many messages and RDMA WRITEs wait to be posted.
     pub(super) fn len(&self) -> usize {
         self.calls

@@ -37,6 +37,12 @@ impl Progress {
         self.since = now;
     }
 
+    /// Returns the number of work requests that have not ended.
+    #[cfg(feature = "fabric")]
+    pub(super) fn posted(&self) -> usize {
+        self.posted as usize
+    }
+
     /// Returns when the work will have stood still for `timeout`, unless it moves.
     #[inline]
     pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use smbdirect::broker::events::{Events, What};
-use smbdirect::device::abi::{self, kind, note, protection, role};
+use smbdirect::device::abi::{self, encrypted, kind, note, protection, role};
 use smbdirect::device::{Status, observe, observe_events, status_path};
 use zerocopy::IntoBytes;
 
@@ -81,6 +81,37 @@ fn answers_with_the_status_and_does_not_count_observers_as_workers() {
 }
 
 /// Returns the events in an answer, whose memory file holds them as JSON.
+/// Returns a request for a capture of all connections of a client.
+fn capture(address: &str) -> abi::CaptureRequest {
+    let address: std::net::Ipv4Addr = address.parse().unwrap();
+    abi::CaptureRequest {
+        address: address.to_ipv6_mapped().octets(),
+        bytes: 0,
+        port: 0,
+        reserved: 0,
+    }
+}
+
+#[test]
+fn two_processes_capture_at_a_time_and_each_only_once() {
+    let scene = Scene::new();
+    let begin = |observer: &mut Raw| observer.ask(kind::CAPTURE_REQUEST, &capture("10.0.0.1"));
+    let mut observers = [(); 3].map(|()| Raw::attach(scene.path(), role::OBSERVER));
+    let [first, second, third] = &mut observers;
+    for observer in [&mut *first, second] {
+        let mut answer = begin(observer);
+        assert_eq!(answer.kind, kind::CAPTURE_STARTED);
+        let started: abi::CaptureStarted = answer.read();
+        assert_eq!(started.interfaces, 1);
+        answer.descriptor();
+        assert_eq!(begin(observer).status(), Status::Busy);
+    }
+    assert_eq!(begin(third).status(), Status::Limit);
+    // A worker has no right to do so.
+    let mut worker = Raw::worker(scene.path());
+    assert_eq!(begin(&mut worker).status(), Status::NotAttached);
+}
+
 fn events_in(mut answer: crate::raw::Message) -> Events {
     assert_eq!(answer.kind, kind::STATUS_REPORT);
     let report: abi::StatusReport = answer.read();
@@ -147,6 +178,28 @@ fn tells_what_smbd_says_about_the_session_of_a_connection() {
 }
 
 #[test]
+fn tells_what_is_encrypted_although_the_session_does_not_demand_that() {
+    let scene = Scene::new();
+    let listener = Raw::attach(scene.path(), role::LISTENER);
+    let (_worker, _, _client) = scene.pair(1);
+    let peer = scene.status().connections[0].peer;
+    let said = |value| {
+        let before = scene.status().connections[0].encrypted_by.clone();
+        listener.note(peer, note::ENCRYPTED, value);
+        let status = scene.until("it is noted", |status| {
+            status.connections[0].encrypted_by != before
+        });
+        status.connections[0].encrypted_by.clone()
+    };
+    assert_eq!(said(encrypted::BY_SHARE), ["share"]);
+    // A later smbd may say more.
+    assert_eq!(said(encrypted::BY_CLIENT | 1 << 31), ["share", "client"]);
+    let all = ["share in messages", "client in messages"];
+    assert_eq!(said(encrypted::IN_MESSAGES), all);
+    assert_eq!(scene.status().connections[0].protection, None);
+}
+
+#[test]
 fn an_observer_that_may_not_use_the_control_socket_is_answered_at_the_status_socket() {
     let scene = Scene::new();
     // Behave as if the control socket were gone, or closed to this user.
@@ -170,6 +223,10 @@ fn no_process_becomes_a_worker_or_a_listener_at_the_status_socket() {
     // An attached observer cannot do anything else either.
     let mut observer = Raw::attach(&path, role::OBSERVER);
     observer.request(kind::CLAIM, &abi::Claim { token: [1; 16] });
+    assert_eq!(observer.detached(), Status::Denied);
+    // A capture holds data of clients, which a member of the group must not see.
+    let mut observer = Raw::attach(&path, role::OBSERVER);
+    observer.request(kind::CAPTURE_REQUEST, &capture("127.0.0.1"));
     assert_eq!(observer.detached(), Status::Denied);
     // Send what is not a message: a single byte, zeros, more bytes than any message may have, and then a descriptor.
     for bytes in [&b"x"[..], &[0; 100], &[0xff; 4097]] {

@@ -212,6 +212,9 @@ impl Raw {
             note,
             port: client.port(),
             value,
+            local_address: [0; 16],
+            local_port: 0,
+            reserved: 0,
         };
         let mut bytes = Vec::new();
         encode(0, &note, &[], &mut bytes);

@@ -42,6 +42,7 @@ pub(crate) fn config() -> Config {
         control: PathBuf::new(),
         status_group: String::new(),
         metrics: None,
+        metrics_socket: None,
         reactors: 1,
         busy_poll: Duration::from_micros(50),
         acceptor: proto::Config {

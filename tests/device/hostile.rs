@@ -313,6 +313,7 @@ fn memory_comes_in_order_and_within_its_limits() {
                 }),
                 memory: Some(queue.memory),
                 doorbell: Some(Count::default()),
+                socket: None,
             }));
         });
     }
@@ -743,6 +744,7 @@ impl Watch {
             answer,
             memory: has_memory.then(|| Memory::zeroed(8192)),
             doorbell: has_doorbell.then(Count::default),
+            socket: None,
         }));
     }
 }

@@ -297,6 +297,7 @@ impl Device {
             answer,
             memory: None,
             doorbell: None,
+            socket: None,
         }));
     }
 
@@ -378,6 +379,7 @@ impl Device {
             answer: Answer::Segment(segment),
             memory: Some(memory),
             doorbell: None,
+            socket: None,
         }));
     }
 
@@ -437,6 +439,7 @@ impl Device {
             }),
             memory: Some(memory),
             doorbell: Some(rung),
+            socket: None,
         }));
     }
 

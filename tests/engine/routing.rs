@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smbdirect::device::Status;
 use smbdirect::device::abi::{
-    ClientNote, Completion, TransferSubmission, event, note, op, protection,
+    ClientNote, Completion, TransferSubmission, encrypted, event, note, op, protection,
 };
 use smbdirect::engine::peer::{Peer, Untold};
 use zerocopy::transmute;
@@ -53,15 +53,8 @@ fn what_smbd_says_about_a_connection_is_not_said_about_the_next_one() {
     let peer = said(&mut scene)[0].0;
     let next = SocketAddr::new(peer.ip(), peer.port() + 1);
     for peer in [peer, next] {
-        let IpAddr::V4(ip) = peer.ip() else {
-            panic!("{peer}");
-        };
-        scene.shards[0].set_protection(&ClientNote {
-            address: ip.to_ipv6_mapped().octets(),
-            note: note::SESSION,
-            port: peer.port(),
-            value: protection::ENCRYPTED,
-        });
+        let said = about(peer, None, note::SESSION, protection::ENCRYPTED);
+        scene.shards[0].set_protection(&said);
     }
     let encrypted = Some(protection::ENCRYPTED);
     assert_eq!(said(&mut scene), [(peer, encrypted)]);
@@ -71,6 +64,72 @@ fn what_smbd_says_about_a_connection_is_not_said_about_the_next_one() {
     assert_eq!(both, [(peer, encrypted), (next, None)]);
     scene.close(&client);
     assert_eq!(said(&mut scene), [(next, None)]);
+    scene.leaves_nothing();
+}
+
+/// Makes a note about the connection from a client's port, and to this address of the server if there is one.
+fn about(peer: SocketAddr, local: Option<SocketAddr>, note: u16, value: u32) -> ClientNote {
+    let octets = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    ClientNote {
+        address: octets(peer),
+        note,
+        port: peer.port(),
+        value,
+        local_address: local.map_or([0; 16], octets),
+        local_port: local.map_or(0, |local| local.port()),
+        reserved: 0,
+    }
+}
+
+/// A client may connect to two addresses of the server from the same port.
+#[test]
+fn what_smbd_says_about_a_connection_to_one_address_is_not_said_about_one_to_another() {
+    let mut scene = Scene::new();
+    let (client, ..) = scene.pair(1);
+    let report = |scene: &mut Scene| scene.shards[0].report().connections.remove(0);
+    let before = report(&mut scene);
+    let (peer, local) = (before.peer, before.local.expect("the server's address"));
+    let mut other = local;
+    other.set_port(local.port() ^ 1);
+    let elsewhere: SocketAddr = (IpAddr::from([192, 0, 2, 1]), local.port()).into();
+    for local in [other, elsewhere] {
+        for (note, value) in [(note::SESSION, protection::SIGNED), (note::ENCRYPTED, 1)] {
+            scene.shards[0].set_protection(&about(peer, Some(local), note, value));
+        }
+    }
+    let now = report(&mut scene);
+    assert_eq!((now.protection, now.encrypted), (None, 0));
+    let said = about(peer, Some(local), note::SESSION, protection::SIGNED);
+    scene.shards[0].set_protection(&said);
+    assert_eq!(report(&mut scene).protection, Some(protection::SIGNED));
+    scene.close(&client);
+    scene.leaves_nothing();
+}
+
+#[test]
+fn what_is_encrypted_on_a_connection_adds_up_and_does_not_change_its_session() {
+    let mut scene = Scene::new();
+    let (client, ..) = scene.pair(1);
+    let peer = scene.shards[0].report().connections[0].peer;
+    for (note, value) in [
+        (note::ENCRYPTED, encrypted::BY_SHARE),
+        (note::SESSION, protection::PLAIN),
+        (note::ENCRYPTED, encrypted::BY_CLIENT),
+        // This device does not know the kind of this note.
+        (99, 7),
+    ] {
+        scene.shards[0].set_protection(&about(peer, None, note, value));
+    }
+    let now = scene.shards[0].report().connections.remove(0);
+    let both = encrypted::BY_SHARE | encrypted::BY_CLIENT;
+    assert_eq!(
+        (now.protection, now.encrypted),
+        (Some(protection::PLAIN), both)
+    );
+    scene.close(&client);
     scene.leaves_nothing();
 }
 

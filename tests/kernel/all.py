@@ -40,8 +40,10 @@ def plan(options):
             tests[f"{fabric}-conformance"] = [HERE / "conformance.py", fabric, options.conformance]
     if options.module:
         for fabric in ("siw", "rxe"):
-            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, "--module", options.module, "--programs",
-                                         options.programs]
+            module = ["--module", options.module]
+            tests[f"{fabric}-module"] = [HERE / "client.py", fabric, *where, *size, *module]
+            tests[f"{fabric}-module-failures"] = [HERE / "client.py", fabric, *where, *module, "--failures", "--limit", 240]
+            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, *module, "--programs", options.programs]
     tests["ksmbd"] = [HERE / "initiator.py", *where]
     tests["outside"] = [HERE / "outside.py", *where, "--largest", min(64, options.largest)]
     return {name: command for name, command in tests.items() if not options.tests or name in options.tests}
@@ -132,6 +134,9 @@ def main():
     options.programs = options.programs.resolve()
     options.module = options.module and options.module.resolve()
     tests, guests = plan(options), Guests()
+    unknown = [name for name in options.tests if name not in tests]
+    if unknown or not tests:
+        sys.exit(f"no test of this name, or it needs --module or --conformance: {', '.join(unknown)}")
     guests.width = max(map(len, tests), default=0)
     smbd_server.end_in_order()
     began = time.monotonic()

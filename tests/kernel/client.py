@@ -5,6 +5,8 @@
     client.py software        smbdirectd on its own iWARP, the client on siw
     client.py siw             smbdirectd on verbs, both on siw
     client.py rxe             smbdirectd on verbs, both on rxe (RoCE)
+    client.py rxe --module smbdirectk.ko
+                              /dev/smbdirect instead of smbdirectd, on siw or rxe
     client.py ksmbd           the kernel's own server instead, to see which side is at fault
     client.py outside         a server outside of the guest, at 10.0.2.2 (tests/kernel/outside.py starts it)
 """
@@ -15,6 +17,7 @@ import os
 import pathlib
 import re
 import signal
+import sys
 import time
 
 import files
@@ -89,6 +92,24 @@ class Server(guest.smbd_server.Server):
             except OSError:
                 pass
         return found
+
+
+class InKernel(Server):
+    """The patched smbd on /dev/smbdirect, the device in the kernel."""
+
+    def __init__(self, options):
+        super().__init__(options)
+        self.control = guest.Module.DEVICE
+        self.module = guest.Module(options.module)
+
+    def start_device(self):
+        self.module.load()
+
+    def stop(self):
+        """Ends smbd and unloads the module, which says that nothing is left."""
+        super().stop()
+        if self.control.exists():
+            print(f"          unloaded: {self.module.unload()}", flush=True)
 
 
 class Ksmbd:
@@ -247,8 +268,12 @@ class Client:
         If the client hangs because of its own bug (docs/interop.md), another mount is used instead.
         """
         with self.mount("echo_interval=5") as mounted:
-            for name, kill in (("worker", self.kill_worker), ("smbd", self.kill_smbd), ("smbdirectd", self.kill_device)):
-                self.report.check(f"{name} is killed under load", self.failure, mounted, name, kill)
+            kills = [("worker", self.kill_worker), ("smbd", self.kill_smbd)]
+            # The device in the kernel cannot be killed, but its RDMA device can go.
+            kills += [("rdma", self.remove_rdma)] if self.options.module else [("smbdirectd", self.kill_device)]
+            for name, kill in kills:
+                what = "RDMA device is removed" if name == "rdma" else f"{name} is killed"
+                self.report.check(f"{what} under load", self.failure, mounted, name, kill)
 
     def failure(self, mounted, name, kill):
         def path(directory, number):
@@ -287,12 +312,20 @@ class Client:
         self.server.start_device()
         self.server.wait_for_listener()
 
+    def remove_rdma(self):
+        """Removes the RDMA device that carries all connections, and makes it again."""
+        guest.run("rdma", "link", "delete", f"{self.options.fabric}0", timeout=60)
+        assert not self.server.status()["connections"], self.server.status()
+        time.sleep(1)
+        guest.add_rdma(self.options.fabric)
+
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fabric", choices=["software", "siw", "rxe", "outside", "ksmbd"])
     parser.add_argument("--samba", type=pathlib.Path, help="Samba's build tree")
     parser.add_argument("--programs", type=pathlib.Path, help="the directory that has smbdirectd and smbdirectctl")
+    parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko: use /dev/smbdirect instead of smbdirectd")
     parser.add_argument("--largest", type=int, default=64, help="size of the largest file in MiB (64)")
     parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
     parser.add_argument("--failures", action="store_true", help="kill processes of the server instead")
@@ -305,14 +338,17 @@ def arguments():
 
 def main():
     options = arguments().parse_args()
-    server = {"outside": lambda _: None, "ksmbd": Ksmbd}.get(options.fabric, Server)(options)
+    if options.module and options.fabric not in ("siw", "rxe"):
+        sys.exit("--module needs siw or rxe")
+    server = {"outside": lambda _: None, "ksmbd": Ksmbd}.get(options.fabric, InKernel if options.module else Server)(options)
 
     def explain():
         print(guest.debug_data())
         if server:
             print(server.status(check=False))
 
-    report = Report(f"the kernel's client, {options.fabric}, Linux {os.uname().release}", options.only, explain,
+    device = " and /dev/smbdirect" if options.module else ""
+    report = Report(f"the kernel's client, {options.fabric}{device}, Linux {os.uname().release}", options.only, explain,
                     options.limit, options.skip, guest.FAULTS_OF_SIW if options.fabric == "siw" else guest.FAULTS)
     kernel = Kernel()
     try:

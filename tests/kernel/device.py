@@ -18,7 +18,6 @@ import mmap
 import os
 import pathlib
 import random
-import re
 import select
 import struct
 import subprocess
@@ -232,21 +231,14 @@ class Device:
         self.report = report
         self.address = guest.ADDRESS[options.fabric]
         self.random = random.Random(options.seed)
+        self.module = guest.Module(options.module)
 
     def load(self):
-        run("insmod", self.options.module)
-        wait_for(f"{PATH} is there", pathlib.Path(PATH).exists)
+        self.module.load()
         assert os.stat(PATH).st_mode & 0o777 == 0o600, oct(os.stat(PATH).st_mode)
 
     def unload(self):
-        """Unloads the module, which says that nothing is left."""
-        before = len(run("dmesg").splitlines())
-        run("rmmod", "smbdirectk", timeout=60)
-        said = [line for line in run("dmesg").splitlines()[before:] if "smbdirect: unloaded" in line]
-        assert len(said) == 1, said
-        self.report.fact("unloaded", said[0].split("unloaded: ")[1])
-        left = re.search(r"(\d+) connections, (\d+) work requests, (\d+) maps, (-?\d+) bytes left", said[0])
-        assert left.groups() == ("0", "0", "0", "0"), said
+        self.report.fact("unloaded", self.module.unload())
 
     def reload(self):
         for _ in range(3):
@@ -538,8 +530,6 @@ def main():
                     faults=guest.FAULTS_OF_SIW if options.fabric == "siw" else guest.FAULTS)
     kernel = Kernel()
     try:
-        for name in ("rdma_cm", "ib_core"):
-            run("modprobe", name, check=False)
         guest.add_rdma(options.fabric)
         Device(options, report).all()
         report.check("the kernel has no complaints", kernel.check, CLIENT)

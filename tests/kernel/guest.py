@@ -65,6 +65,31 @@ def add_rdma(kind, interface=None):
     smbd_server.wait_for(f"{kind}0 is up", lambda: "ACTIVE" in run("rdma", "link", "show"))
 
 
+class Module:
+    """smbdirectk, the device in the kernel."""
+
+    DEVICE = pathlib.Path("/dev/smbdirect")
+
+    def __init__(self, file):
+        self.file = file
+
+    def load(self):
+        for name in ("rdma_cm", "ib_core"):
+            run("modprobe", name, check=False)
+        run("insmod", self.file)
+        smbd_server.wait_for(f"{self.DEVICE} is there", self.DEVICE.exists)
+
+    def unload(self):
+        """Unloads the module, and returns what it says about its work. Fails if it says that anything is left."""
+        before = len(run("dmesg").splitlines())
+        run("rmmod", "smbdirectk", timeout=60)
+        said = [line for line in run("dmesg").splitlines()[before:] if "smbdirect: unloaded" in line]
+        assert len(said) == 1, said
+        left = re.search(r"(\d+) connections, (\d+) work requests, (\d+) maps, (-?\d+) bytes left", said[0])
+        assert left.groups() == ("0", "0", "0", "0"), said
+        return said[0].split("unloaded: ")[1]
+
+
 class Mount:
     """A share that the kernel's client has mounted over SMB Direct."""
 

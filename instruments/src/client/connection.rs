@@ -95,6 +95,12 @@ impl Connection {
         self.link.server()
     }
 
+    /// The client's own address over TCP; `None` over SMB Direct.
+    #[must_use]
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.link.client()
+    }
+
     /// What both sides agreed on.
     #[must_use]
     pub const fn negotiated(&self) -> &Negotiated {

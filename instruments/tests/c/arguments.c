@@ -118,6 +118,9 @@ static void no_pointers(void)
 	INVALID(smbdirect_device_note_client(scene.listener, NULL));
 	note.note = 0;
 	INVALID(smbdirect_device_note_client(scene.listener, &note));
+	legal_note(&note);
+	note.reserved16 = 1;
+	INVALID(smbdirect_device_note_client(scene.listener, &note));
 	INVALID(smbdirect_device_set_session_id(NULL, 1, &session));
 	INVALID(smbdirect_device_set_session_id(device, 1, NULL));
 	INVALID(smbdirect_device_claim(NULL, 1, sixteen));

@@ -63,7 +63,9 @@ fn structures_are_the_same_in_c_and_have_no_padding() {
             address,
             note,
             port,
-            reserved32,
+            local_port,
+            reserved16,
+            local_address,
             reserved
         }
     );

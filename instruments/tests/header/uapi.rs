@@ -412,7 +412,7 @@ fn the_numbers_and_layouts_are_those_that_the_compiler_makes_of_the_header() {
     }
     sizes! {
         abi::Control Attach SetParameters SetAddresses AllowedAddress ClientNote SetSessionId Claim Decline Grow
-            Release StatusRequest EventsRequest Attached MemParams RegionShape Reply Segment Reclaim Queue Offer
+            Release StatusRequest EventsRequest CaptureRequest CaptureStarted Attached MemParams RegionShape Reply Segment Reclaim Queue Offer
             ConnInfo Wake StatusReport
             Addresses Address Detached Submission TransferSubmission Completion;
         uapi::AttachCall SetParametersCall SetAddressesCall SetSessionIdCall ClaimCall DeclineCall GrowCall

@@ -3,7 +3,7 @@
 //! Tests the SMB client with the test's own server: direct placement, credits, and what servers may and may not do.
 //! `instruments/tests/samba` tests it with a real smbd.
 
-mod server;
+pub(crate) mod server;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;

@@ -2,5 +2,7 @@
 
 //! Tests the instruments themselves, with servers of its own: the clients must do what their documentation says.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod client;
 mod peer;

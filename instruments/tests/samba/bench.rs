@@ -70,6 +70,42 @@ fn measures_both_transports_and_leaves_no_file() {
     assert_eq!(left, 0, "files are left");
 }
 
+/// The client runs on the server's machine, so it sees the port and the processes of the server.
+#[test]
+fn finds_the_device_of_its_own_machine_and_writes_a_page() {
+    let server = Server::start();
+    if !server.places_directly {
+        return;
+    }
+    let page = server.directory().join("page.html");
+    let (page, control) = (page.to_str().expect("UTF-8"), server.control_socket());
+    let control = control.to_str().expect("UTF-8");
+    let arguments = [
+        "--address",
+        "127.0.0.1",
+        "--control",
+        control,
+        "--depth",
+        "4",
+    ];
+    let arguments = [&arguments[..], &["--json", "--html", page]].concat();
+    let output = bench(&server, PASSWORD, &arguments);
+    let cases = cases(&output);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["smb_direct"], server.smb_direct.to_string());
+    assert!(report["smbdirectd_version"].is_string(), "{report}");
+    for case in &cases {
+        for program in ["smbd", "smbdirectd"] {
+            let cpu = &case[format!("{program}_cpu_seconds_per_gib")];
+            assert!(cpu.as_f64() >= Some(0.0), "{program}: {case}");
+        }
+    }
+    let html = std::fs::read_to_string(page).expect("the page");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>\n"));
+    // Throughput and processor time of reads and of writes, and latencies and time lines of two sizes of each.
+    assert_eq!(html.matches("<figure>").count(), 2 * (2 + 2 * 2));
+}
+
 #[test]
 fn moves_signed_or_encrypted_data_by_rdma_with_transforms() {
     let server = Server::start();

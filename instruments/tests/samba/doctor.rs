@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use instruments::client::{Config, Connection, Credentials, TransformType};
-use instruments::daemon::SMBDIRECTCTL;
-use instruments::samba::{Server, Setup};
+use instruments::daemon::{Directory, SMBDIRECTCTL};
+use instruments::samba::{Samba, Server, Setup};
 use serde_json::Value;
 
 use crate::channel::{Client, device};
@@ -108,6 +108,63 @@ fn the_doctor_says_that_multichannel_is_off_even_without_a_device() {
             .any(|it| it.contains("is off: smbd serves TCP only")),
         "{report}"
     );
+}
+
+/// The program that reads smb.conf here is the real testparm.
+#[test]
+fn the_doctor_says_which_parameter_of_smb_conf_is_in_the_way() {
+    let samba = Samba::from_environment();
+    if !samba.has_smb_direct() {
+        println!("this smbd has no SMB Direct");
+        return;
+    }
+    let directory = Directory::new();
+    for (parameter, line) in [
+        ("smb direct = no", "FAIL  \"smb direct\" is not \"yes\""),
+        (
+            "server multi channel support = no",
+            "FAIL  \"server multi channel support\" is off",
+        ),
+        (
+            "server max protocol = SMB2",
+            "FAIL  \"server max protocol\" is smb2",
+        ),
+        (
+            "server signing = mandatory",
+            "warn  \"server signing\" is required",
+        ),
+        (
+            "server smb encrypt = required",
+            "warn  \"server smb encrypt\" is required",
+        ),
+        (
+            "smb direct device = /other",
+            "warn  \"smb direct device\" is /other",
+        ),
+        ("log level = 1", "ok    smb.conf has what SMB Direct needs"),
+    ] {
+        // testparm fails if one of these directories does not exist.
+        let own = directory.0.display();
+        let directories = [
+            "lock directory",
+            "state directory",
+            "cache directory",
+            "pid directory",
+            "private dir",
+        ];
+        let directories = directories.map(|name| format!("{name} = {own}\n")).concat();
+        let config = format!(
+            "[global]\n{directories}smb direct = yes\nsmb direct device = /nowhere\n{parameter}\n"
+        );
+        let config = directory.file("smb.conf", &config);
+        let mut command = Command::new(&*SMBDIRECTCTL);
+        command.args(["doctor", "--control", "/nowhere", "--smbd"]);
+        command.arg(samba.program("smbd"));
+        let output = command.arg("--smb-conf").arg(config).output();
+        let output = output.expect("smbdirectctl runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(line), "{parameter}: {line}: {said}");
+    }
 }
 
 #[test]

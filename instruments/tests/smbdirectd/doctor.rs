@@ -3,6 +3,10 @@
 //! Tests `smbdirectctl doctor` with and without a daemon. The doctor's own unit tests cover what this machine does not
 //! have.
 
+mod client;
+mod machine;
+mod server;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -17,6 +21,13 @@ fn doctor(control: &Path, arguments: &[&str]) -> Output {
     command.args(["doctor", "--smbd", "/nowhere/smbd", "--control"]);
     let output = command.arg(control).args(arguments).output();
     output.expect("smbdirectctl runs")
+}
+
+/// Returns the text for people without its line breaks.
+fn text(output: &Output) -> String {
+    let said = stdout(output);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Returns the findings of a check.

@@ -3,6 +3,7 @@
 //! Tests the programs as an administrator uses them: with real processes, sockets and signals.
 
 mod bridge;
+mod capture;
 mod commands;
 mod doctor;
 mod drain;
@@ -14,5 +15,7 @@ mod log;
 mod manual;
 mod metrics;
 mod privileges;
+mod reload;
 mod restart;
 mod status;
+mod top;

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use instruments::ROOT;
 use instruments::daemon::{Daemon, SMBDIRECTCTL, SMBDIRECTD};
-use smbdirect::broker::Settings;
 use smbdirect::broker::status::ClientStatus;
+use smbdirect::broker::{Applies, KEYS, Settings};
 
 const SMBDIRECTD_PAGE: &str = include_str!("../../../docs/man/smbdirectd.8");
 const SMBDIRECTCTL_PAGE: &str = include_str!("../../../docs/man/smbdirectctl.8");
@@ -67,7 +67,9 @@ fn the_manual_has_every_option_and_no_other() {
 
     let program = &*SMBDIRECTCTL;
     let mut smbdirectctl = options_of(program, &[]);
-    for command in ["status", "events", "metrics", "doctor", "bridge", "bench"] {
+    for command in [
+        "status", "top", "events", "metrics", "capture", "doctor", "bridge", "bench",
+    ] {
         smbdirectctl.append(&mut options_of(program, &[command]));
     }
     assert!(smbdirectctl.contains("json"), "{smbdirectctl:?}");
@@ -199,6 +201,68 @@ fn the_manual_has_the_real_defaults() {
         checked += 1;
     }
     assert!(checked > 30, "{checked}");
+}
+
+/// Returns the name of the section of the manual that has the keys of a table, and the name of the key there.
+fn place_of(key: &str) -> (String, &str) {
+    match key.rsplit_once('.') {
+        None => ("General".to_owned(), key),
+        Some((table, name)) => {
+            let outer = table.split('.').next().expect("a name");
+            (format!("Table {outer}"), name)
+        }
+    }
+}
+
+#[test]
+fn the_manual_says_of_each_key_when_a_change_takes_effect() {
+    for (key, applies) in KEYS {
+        let (section, name) = place_of(key);
+        let mut sections = CONFIGURATION.split("\n.Ss ");
+        let found = sections.find(|it| it.lines().next() == Some(section.as_str()));
+        let found = found.and_then(|it| it.split("\n.Sh ").next());
+        let mut items = found.expect("a section").split("\n.It Cm ");
+        let item = items.find(|item| item.lines().next() == Some(name));
+        let item = item.unwrap_or_else(|| panic!("no {name} in {section}"));
+        let said: Vec<&str> = item
+            .lines()
+            .filter(|line| line.starts_with("Reload: "))
+            .collect();
+        assert_eq!(said, [format!("Reload: {}.", applies.words())], "{key}");
+    }
+}
+
+#[test]
+fn the_example_says_which_keys_need_a_restart() {
+    let (mut table, mut comment, mut is_comment) = (String::new(), String::new(), false);
+    let mut checked = 0;
+    for line in EXAMPLE.lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            if !is_comment {
+                comment.clear();
+            }
+            is_comment = true;
+            comment.push_str(text);
+            comment.push(' ');
+            continue;
+        }
+        is_comment = false;
+        let Some(line) = line.strip_prefix('#') else {
+            continue;
+        };
+        match line.split_once(" = ") {
+            None => table = line.replace('[', "").replace(']', "."),
+            Some((key, _)) => {
+                let key = format!("{table}{key}");
+                let applies = KEYS.iter().find(|(name, _)| *name == key);
+                let (_, applies) = applies.expect("every key is classified");
+                let says = comment.contains("Needs a restart.");
+                assert_eq!(says, *applies == Applies::AtRestart, "{key}: {comment}");
+                checked += 1;
+            }
+        }
+    }
+    assert_eq!(checked, KEYS.len());
 }
 
 #[test]

@@ -5,10 +5,14 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use instruments::daemon::{Daemon, Directory, SMBDIRECTCTL, Setup, TIMEOUT, stderr, stdout};
+use instruments::daemon::{
+    Daemon, Directory, SMBDIRECTCTL, SMBDIRECTD, Setup, TIMEOUT, stderr, stdout,
+};
 use instruments::peer::Peer;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -171,6 +175,53 @@ fn clients_that_say_nothing_keep_nobody_waiting() {
     }
 }
 
+#[test]
+fn agents_get_them_at_a_socket() {
+    let directory = Directory::new();
+    let socket = directory.control().with_file_name("metrics");
+    let text = format!("metrics.socket = \"{}\"", socket.display());
+    directory.file("smbdirectd.toml", &text);
+    let daemon = Daemon::start_in(directory, &Setup::default());
+    let said = format!(
+        "metrics at {0}: curl --unix-socket {0} http://",
+        socket.display()
+    );
+    daemon.wait_for_log(&said);
+    let mut stream = UnixStream::connect(&socket).expect("a connection");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, text) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
+    assert_eq!(value(text, "smbdirect_up"), 1.0);
+
+    // Another daemon does not take it, and says what to do.
+    let other = Directory::new();
+    let file = other.file(
+        "smbdirectd.toml",
+        &format!("metrics.socket = \"{}\"", socket.display()),
+    );
+    let mut command = Command::new(&*SMBDIRECTD);
+    command
+        .args(["--listen", "127.0.0.1:0", "--control"])
+        .arg(other.control());
+    let output = command
+        .arg("--config")
+        .arg(file)
+        .output()
+        .expect("smbdirectd runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = stderr(&output);
+    for part in [
+        "another program is listening there",
+        "give metrics.socket another path",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+}
+
 /// Starts a daemon that serves metrics, and returns it with the address of the metrics.
 fn with_metrics(configuration: &str) -> (Daemon, String) {
     let directory = Directory::new();
@@ -184,9 +235,8 @@ fn with_metrics(configuration: &str) -> (Daemon, String) {
     (daemon, address.to_owned())
 }
 
-/// However often a client asks, the metrics are made at most once a second: each time costs all reactors a report.
-#[test]
-fn many_scrapes_get_few_texts() {
+/// Starts a daemon that serves metrics and has 1000 clients, and returns both, with the address of the metrics.
+fn with_a_thousand_clients() -> (Daemon, String, Vec<Peer>) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("more descriptors");
@@ -194,13 +244,54 @@ fn many_scrapes_get_few_texts() {
         "gateways = [\"127.0.0.1\"]\nfirst_request_timeout = \"1 h\"\nlogin_timeout = \"1 h\"",
     );
     let listen = daemon.address();
-    let _peers: Vec<Peer> = (0..1000).map(|_| Peer::connect(listen)).collect();
+    let peers = (0..1000).map(|_| Peer::connect(listen)).collect();
+    (daemon, address, peers)
+}
+
+/// However often a client asks, the metrics are made at most once a second: each time costs all reactors a report.
+#[test]
+fn many_scrapes_get_few_texts() {
+    let (_daemon, address, _peers) = with_a_thousand_clients();
     // Each text has the processor time that smbdirectd had used when it was made.
     let scrape = |_| http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
     let texts: BTreeSet<String> = (0..100).map(scrape).collect();
     assert!(texts.len() < 50, "{} texts", texts.len());
     let fresh = "smbdirect_connections{fabric=\"software\",state=\"fresh\"}";
     assert!(texts.iter().any(|text| value(text, fresh) == 1000.0));
+}
+
+/// Prints what share of a processor smbdirectd takes with 1000 clients, without scrapes and with one each second. The
+/// machine and what else it does decide the numbers, so this checks nothing, and runs only on request:
+///
+/// ```text
+///   cargo test -p instruments --test smbdirectd -- --ignored --nocapture measures_a_scrape
+/// ```
+#[test]
+#[ignore = "measures processor time"]
+fn measures_a_scrape_each_second_with_a_thousand_clients() {
+    const SECONDS: u32 = 30;
+    let (_daemon, address, _peers) = with_a_thousand_clients();
+    let scrape = || http(&address, "GET /metrics HTTP/1.0\r\n\r\n");
+    let second = || std::thread::sleep(Duration::from_millis(1050));
+    let used = || value(&scrape(), "process_cpu_seconds_total");
+    let share = |scrapes: bool| {
+        second();
+        let (before, began) = (used(), Instant::now());
+        for _ in 0..SECONDS {
+            second();
+            if scrapes {
+                scrape();
+            }
+        }
+        second();
+        let time = began.elapsed().as_secs_f64();
+        (used() - before) / time * 100.0
+    };
+    let (idle, scraped) = (share(false), share(true));
+    let length = scrape().len();
+    println!(
+        "1000 clients: {idle:.3} % of a processor, {scraped:.3} % with a scrape of {length} bytes each second"
+    );
 }
 
 #[test]

@@ -133,6 +133,18 @@ fn the_unit_does_not_restart_a_wrongly_configured_device() {
     );
 }
 
+/// `systemctl reload` fails if the first of these commands does, and then the second one does not run.
+#[test]
+fn the_unit_checks_the_configuration_before_a_reload() {
+    let commands: Vec<&str> = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecReload="))
+        .collect();
+    let check = "/bin/sh -c 'exec /usr/sbin/smbdirectd --check-config >/dev/null'";
+    assert_eq!(commands, [check, "/bin/kill -HUP $MAINPID"]);
+    assert!(UNIT.contains("\nType=notify\n"));
+}
+
 #[test]
 fn the_unit_has_a_user_of_its_own_and_only_the_rights_that_it_needs() {
     let has = |line: &str| UNIT.lines().any(|found| found == line);

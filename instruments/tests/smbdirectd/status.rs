@@ -13,6 +13,7 @@ use instruments::daemon::{
     Daemon, Directory, SMBDIRECTCTL, SMBDIRECTD, Setup, TIMEOUT, smbdirectctl, stderr, stdout,
 };
 use instruments::peer::Peer;
+use smbdirect::device::{Handle, Role};
 
 #[test]
 fn shows_connections_and_their_ends() {
@@ -61,6 +62,83 @@ fn shows_connections_and_their_ends() {
         shown.contains(&client) && shown.contains(&reason),
         "{shown}"
     );
+}
+
+#[test]
+fn shows_everything_about_one_connection() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address();
+    let _peers: Vec<Peer> = (0..2).map(|_| Peer::connect(address)).collect();
+    let status = daemon.status();
+    let client = status["connections"][1]["peer"].as_str().expect("a peer");
+    let shown = stdout(&smbdirectctl(&daemon.control, &[client]));
+    let first = format!("Connection   {client} to {address}, software\n");
+    assert!(shown.starts_with(&first), "{shown}");
+    for words in [
+        "\nState        fresh: the client's first request has not come\n",
+        "\nAge          ",
+        ", since 20",
+    ] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+    assert!(shown.lines().all(|line| line.len() <= 100), "{shown}");
+    let both = stdout(&smbdirectctl(&daemon.control, &["127.0.0.1"]));
+    assert_eq!(both.matches("Connection   127.0.0.1:").count(), 2, "{both}");
+
+    let json = stdout(&smbdirectctl(&daemon.control, &["--json", client]));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json.as_array().map(Vec::len), Some(1), "{json}");
+    assert_eq!(json[0]["peer"], client);
+    for arguments in [&["10.0.0.1"][..], &["--json", "10.0.0.1"]] {
+        let output = smbdirectctl(&daemon.control, arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(
+            stderr(&output).contains("10.0.0.1 is not connected"),
+            "{output:?}"
+        );
+    }
+    for arguments in [&["somewhere"][..], &["127.0.0.1", "--watch"]] {
+        let output = smbdirectctl(&daemon.control, arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+}
+
+/// The listener here is this test program, which is not smbd. So nothing is run to ask for users.
+#[test]
+fn says_why_users_are_not_known() {
+    let daemon = Daemon::start(&[]);
+    let _listener = Handle::attach(&daemon.control, Role::Listener, None).expect("a listener");
+    daemon.wait_for_status(|status| status["processes"][0]["role"] == "listener");
+    let _peer = Peer::connect(daemon.address());
+    let reason = match rustix::process::geteuid().is_root() {
+        true => "is not called smbd",
+        false => "only root can ask smbstatus for them",
+    };
+    let shown = stdout(&smbdirectctl(&daemon.control, &["--users"]));
+    let line = shown.lines().find(|line| line.starts_with("Users "));
+    let line = line.unwrap_or_else(|| panic!("no users in {shown}"));
+    assert!(
+        line.starts_with("Users        unknown: ") && line.ends_with(reason),
+        "{line}"
+    );
+    let output = smbdirectctl(&daemon.control, &["--users", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let said = stderr(&output);
+    assert!(said.trim_end().ends_with(reason), "{said}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        json["connections"][0]["user"],
+        serde_json::Value::Null,
+        "{json}"
+    );
+    assert!(json["connections"][0].get("user").is_some(), "{json}");
+    // Nobody has asked for users.
+    let shown = stdout(&smbdirectctl(&daemon.control, &[]));
+    assert!(
+        !shown.contains("Users") && shown.contains("credits"),
+        "{shown}"
+    );
+    assert!(daemon.status()["connections"][0].get("user").is_none());
 }
 
 /// A program that polls the totals now and then misses nothing when a connection ends.

@@ -73,7 +73,7 @@ struct Target {
 ///
 /// The error says what is wrong, as a message for people.
 pub(crate) fn run(options: &Options) -> Result<process::ExitCode, String> {
-    log::start(log::filter(&options.log)?, LogFormat::Text);
+    let _ = log::start(log::filter(&options.log)?, LogFormat::Text);
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
     raise_descriptors();
     let config = options.config()?;

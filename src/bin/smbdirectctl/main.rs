@@ -6,6 +6,7 @@
 //! `smbdirectctl bench` is a program of its own, `smbdirectctl-bench`, so that a server can do without its SMB client.
 
 mod bridge;
+mod capture;
 mod doctor;
 mod events;
 mod kernel;
@@ -13,6 +14,9 @@ mod kernel;
 mod log;
 mod metrics;
 mod status;
+mod top;
+mod users;
+mod utc;
 
 use std::env;
 use std::ffi::OsString;
@@ -47,10 +51,14 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
+    /// Show who moves how much, on the whole screen, until q is pressed
+    Top(top::Options),
     /// Show what has happened: connections, processes, limits
     Events(events::Options),
     /// Print the device's metrics for Prometheus, or write them to a file
     Metrics(metrics::Options),
+    /// Write the traffic of a client, or of one connection, to a file for Wireshark
+    Capture(capture::Options),
     /// Examine this server: what keeps clients from using RDMA, and what to do
     Doctor(doctor::Options),
     /// Measure how fast a share is read and written, over TCP and over SMB Direct
@@ -70,6 +78,12 @@ enum Command {
 
 #[derive(Args)]
 struct StatusOptions {
+    /// Show everything about the connections of this client: its address, with or without a port
+    #[arg(value_name = "CONNECTION", value_parser = status::Wanted::parse, conflicts_with = "watch")]
+    connection: Option<status::Wanted>,
+    /// Name the users of the connections, whom smbstatus knows (as root)
+    #[arg(long)]
+    users: bool,
     /// Print everything the device reports, as JSON
     #[arg(long)]
     json: bool,
@@ -99,8 +113,10 @@ fn main() -> ExitCode {
             Some(interval) => watch_status(&options, interval),
             None => show_status(&options),
         },
+        Command::Top(options) => top::run(&options),
         Command::Events(options) => events::run(&options),
         Command::Metrics(options) => metrics::run(&options),
+        Command::Capture(options) => capture::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench { arguments } => become_bench(&arguments),
         Command::Bridge(options) => bridge::run(&options).unwrap_or_else(|message| {
@@ -135,12 +151,61 @@ fn show_status(options: &StatusOptions) -> ExitCode {
         Ok(json) => json,
         Err(failure) => return failed(&options.control, &failure),
     };
-    if options.json {
-        return print(&format!("{}\n", json.trim_end()));
-    }
-    match read::<status::Device>(&json) {
-        Ok(device) => print(&device.to_string()),
+    match options.render(&json) {
+        Ok(Ok(text)) => print(&text),
+        Ok(Err(message)) => {
+            eprintln!("smbdirectctl: {message}");
+            FAILED.into()
+        }
         Err(error) => unreadable(&options.control, &error),
+    }
+}
+
+impl StatusOptions {
+    /// Returns what is shown of the JSON of a device, or why the wanted connection is not there.
+    fn render(&self, json: &str) -> serde_json::Result<Result<String, String>> {
+        if self.json && !self.users && self.connection.is_none() {
+            return Ok(Ok(format!("{}\n", json.trim_end())));
+        }
+        let device = self.device(json)?;
+        let Some(wanted) = &self.connection else {
+            return Ok(Ok(match self.json {
+                true => self.with_users(json, &device)?.to_string() + "\n",
+                false => device.to_string(),
+            }));
+        };
+        let details = device.details(wanted);
+        if !self.json || details.is_err() {
+            return Ok(details);
+        }
+        let mut value = self.with_users(json, &device)?;
+        let mut connections = value["connections"].take();
+        if let Some(connections) = connections.as_array_mut() {
+            connections.retain(|it| it["peer"].as_str().is_some_and(|peer| wanted.is(peer)));
+        }
+        Ok(Ok(format!("{connections}\n")))
+    }
+
+    /// Parses the status of a device, and names the users if they are wanted.
+    fn device(&self, json: &str) -> serde_json::Result<status::Device> {
+        let mut device: status::Device = read(json)?;
+        if self.users {
+            let sessions = users::ask(&device);
+            users::name(&mut device, &sessions);
+        }
+        Ok(device)
+    }
+
+    /// Returns the JSON of a device with its users, if they are wanted. If they are not known, this says why.
+    fn with_users(&self, json: &str, device: &status::Device) -> serde_json::Result<Value> {
+        let mut value = serde_json::from_str(json)?;
+        if let Some(known) = &device.users {
+            if let Err(reason) = known {
+                eprintln!("smbdirectctl: the users are unknown: {reason}");
+            }
+            users::add_to(&mut value, device);
+        }
+        Ok(value)
     }
 }
 
@@ -153,14 +218,16 @@ fn watch_status(options: &StatusOptions, interval: Duration) -> ExitCode {
             Err(failure) => return failed(&options.control, &failure),
         };
         let text = if options.json {
-            format!("{}\n", json.trim_end())
+            options.render(&json).map(Result::unwrap_or_default)
         } else {
-            let device: status::Device = match read(&json) {
-                Ok(device) => device,
-                Err(error) => return unreadable(&options.control, &error),
-            };
-            let before = before.replace(device.clone());
-            before.map_or_else(String::new, |before| screen(&device.since(&before)))
+            options.device(&json).map(|device| {
+                let before = before.replace(device.clone());
+                before.map_or_else(String::new, |before| screen(&device.since(&before)))
+            })
+        };
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return unreadable(&options.control, &error),
         };
         if let Err(error) = io::stdout().write_all(text.as_bytes()) {
             return not_printed(&error);

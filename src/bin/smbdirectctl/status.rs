@@ -5,21 +5,33 @@
 //! Only what is shown is read here, and what a device does not report counts as 0, so that a device that has been
 //! running since before an upgrade is shown, too.
 
+mod detail;
 mod rates;
 #[cfg(test)]
 mod tests;
+mod units;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 use serde::Deserialize;
 
+pub(crate) use self::detail::{WITHOUT_TRANSFORMS, Wanted, endpoint};
 use self::rates::Rates;
+use self::units::Speed;
+pub(crate) use self::units::{Age, Bytes};
+use self::words::{short_fabric, short_user};
+use super::utc::Utc;
 
 /// How many of the connections that ended last are shown.
 const CLOSES: usize = 10;
 /// Columns of a client's address; a longer one has a line of its own.
 const PEER: usize = 22;
+/// Columns of a user's name.
+const USER: usize = 11;
+/// Columns of a time to the second.
+const TIME: usize = 20;
 
 /// A device.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -43,9 +55,21 @@ pub(crate) struct Device {
     pub(crate) processes: Vec<Process>,
     pub(crate) closes: Vec<Close>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) usage: Option<Usage>,
     /// The rates of each fabric, if the bytes of connections are bytes per second.
     #[serde(skip)]
-    rates: Option<BTreeMap<String, Rates>>,
+    pub(crate) rates: Option<BTreeMap<String, Rates>>,
+    /// Whether connections have the names of their users, or why they do not; `None` if nobody has asked for them.
+    #[serde(skip)]
+    pub(crate) users: Option<Result<(), String>>,
+}
+
+/// What smbdirectd uses.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Usage {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -93,6 +117,7 @@ pub(crate) struct Carried {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Connection {
+    pub(crate) id: Option<u64>,
     pub(crate) peer: String,
     pub(crate) local: Option<String>,
     pub(crate) fabric: String,
@@ -101,16 +126,30 @@ pub(crate) struct Connection {
     pub(crate) state: String,
     pub(crate) send_credits: u32,
     pub(crate) receive_credits: u32,
+    pub(crate) receives_posted: u32,
     /// Whether the connection has a session; `None` if the device does not report that, and the connection is then not
     /// marked.
     pub(crate) authenticated: Option<bool>,
     /// How file data is protected, if smbd has said so.
     pub(crate) protection: Option<String>,
+    /// Who encrypts file data although the session does not demand that.
+    pub(crate) encrypted_by: Vec<String>,
     pub(crate) inline_bytes_in: u64,
     pub(crate) inline_bytes_out: u64,
     pub(crate) rdma_read_bytes: u64,
     pub(crate) rdma_write_bytes: u64,
+    pub(crate) messages_in: u64,
+    pub(crate) messages_out: u64,
+    /// Operations that are queued and not posted.
+    pub(crate) queued: u64,
+    /// Submissions of smbd that have not been answered.
+    pub(crate) outstanding: u64,
+    /// Received fragments that wait for memory of smbd.
+    pub(crate) starved: u64,
     pub(crate) age_seconds: f64,
+    /// The names of the users that are logged in on the connection, separated by ", ".
+    #[serde(skip)]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -188,16 +227,25 @@ impl Display for Device {
 }
 
 impl Device {
+    /// Returns the parent smbd, if it is attached.
+    pub(crate) fn listener(&self) -> Option<&Process> {
+        self.processes.iter().find(|p| p.role == "listener")
+    }
+
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limits, totals, .. } = self;
         let stopping = if self.stopping { ", stopping" } else { "" };
-        writeln!(
+        write!(
             f,
-            "Device       smbdirect {}, interface {}, up {}{stopping}",
+            "Device       smbdirect {}, interface {}, up {}",
             self.version,
             self.interface,
             Age(self.uptime_seconds)
         )?;
+        if let Some(start) = self.start_time_seconds {
+            write!(f, " since {}", Utc(start).to_the_second())?;
+        }
+        writeln!(f, "{stopping}")?;
         for (n, address) in self.listen.iter().enumerate() {
             let title = if n == 0 { "Listening" } else { "" };
             let missing = if self.missing.contains(address) {
@@ -231,7 +279,11 @@ impl Device {
         self.workers(f)?;
         let (used, limit) = (Bytes(totals.memory), Bytes(limits.memory));
         writeln!(f, "Memory       {used} of {limit}")?;
-        self.carried(f)
+        self.carried(f)?;
+        match &self.users {
+            Some(Err(reason)) => writeln!(f, "Users        unknown: {reason}"),
+            _ => Ok(()),
+        }
     }
 
     /// Shows the traffic of each fabric, in total or per second.
@@ -276,7 +328,7 @@ impl Device {
     fn workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workers = self.processes.iter().filter(|p| p.role == "worker");
         let (invited, uninvited): (Vec<_>, Vec<_>) = workers.partition(|p| p.invited);
-        let listener = match self.processes.iter().find(|p| p.role == "listener") {
+        let listener = match self.listener() {
             Some(listener) => format!("listener: process {}", process(listener.pid, listener.id)),
             None => "no listener".to_owned(),
         };
@@ -309,43 +361,50 @@ impl Device {
     }
 
     fn connections(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A table has room for 100 columns. So users take the place of credits.
+        let has_users = self.users.is_some();
+        let credits = match has_users {
+            true => "",
+            false => "credits: to send/granted; ",
+        };
         match self.rates {
             None => writeln!(
                 f,
-                "\nConnections (state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages;\n\
-                 credits: to send/granted; in, out: messages; read, written: RDMA)"
+                "\nConnections (state: * not logged in, S signed, E encrypted, e partly, ? unknown, m in messages;\n\
+                 {credits}in, out: messages; read, written: RDMA)"
             )?,
             Some(_) => writeln!(
                 f,
-                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, ? unknown, m data\n\
-                 goes in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
+                "\nConnections, the busiest first (state: * not logged in, S signed, E encrypted, e partly, ? unknown,\n\
+                 m in messages; in, out: messages; read, written: RDMA; all in bytes per second)"
             )?,
         }
         writeln!(
             f,
             "{:<PEER$} {:<5} {:>7} {:<8} {:>11} {:>8} {:>8} {:>8} {:>8} {:>6}",
-            "client", "by", "process", "state", "credits", "in", "out", "read", "written", "age"
+            "client",
+            "by",
+            "process",
+            "state",
+            if has_users { "user" } else { "credits" },
+            "in",
+            "out",
+            "read",
+            "written",
+            "age"
         )?;
         for connection in &self.connections {
-            let Connection {
-                send_credits,
-                receive_credits,
-                ..
-            } = connection;
             peer(f, &connection.peer)?;
+            let fifth = match has_users {
+                true => short_user(connection.user.as_deref(), USER),
+                false => connection.credits(),
+            };
             writeln!(
                 f,
-                " {:<5} {:>7} {:<8} {:>11} {:>8} {:>8} {:>8} {:>8} {:>6}",
-                match connection.fabric.as_str() {
-                    "software" => "soft",
-                    fabric => fabric,
-                },
-                connection.pid.map_or_else(
-                    || "-".to_owned(),
-                    |pid| process(pid, connection.worker.unwrap_or_default())
-                ),
+                " {:<5} {:>7} {:<8} {fifth:>USER$} {:>8} {:>8} {:>8} {:>8} {:>6}",
+                short_fabric(&connection.fabric),
+                connection.process(),
                 connection.state(),
-                format!("{send_credits}/{receive_credits}"),
                 Bytes(connection.inline_bytes_in),
                 Bytes(connection.inline_bytes_out),
                 Bytes(connection.rdma_read_bytes),
@@ -358,34 +417,21 @@ impl Device {
 
     fn closes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nConnections that ended last")?;
-        writeln!(f, "{:<PEER$} {:>7} {:>7}  reason", "client", "ago", "age")?;
+        let time = |at: &dyn Fn(f64) -> String| self.start_time_seconds.map(at).unwrap_or_default();
+        let title = time(&|_| format!(" {:<TIME$}", "time"));
+        writeln!(
+            f,
+            "{:<PEER$}{title} {:>7} {:>7}  reason",
+            "client", "ago", "age"
+        )?;
         for close in self.closes.iter().rev().take(CLOSES) {
             peer(f, &close.peer)?;
+            let time = time(&|start| format!(" {}", Utc(start + close.at_seconds).to_the_second()));
             let ago = Age((self.uptime_seconds - close.at_seconds).max(0.0));
             let age = Age(close.age_seconds);
-            writeln!(f, " {ago:>7} {age:>7}  {}", close.reason)?;
+            writeln!(f, "{time} {ago:>7} {age:>7}  {}", close.reason)?;
         }
         Ok(())
-    }
-}
-
-impl Connection {
-    /// Returns the connection's state and its marks: `*` if nobody has logged in on the connection and the state does
-    /// not imply that; otherwise letters that say how file data is protected, or `?` if a client has logged in and smbd
-    /// has not said how.
-    fn state(&self) -> String {
-        let is_marked =
-            self.authenticated == Some(false) && matches!(self.state.as_str(), "owned" | "ending");
-        let marks = match self.protection.as_deref() {
-            _ if is_marked => "*",
-            Some("signed") => " S",
-            Some("encrypted") => " E",
-            Some("signed in messages") => " Sm",
-            Some("encrypted in messages") => " Em",
-            None if self.authenticated == Some(true) => " ?",
-            _ => "",
-        };
-        format!("{}{marks}", self.state)
     }
 }
 
@@ -445,53 +491,5 @@ fn peer(f: &mut fmt::Formatter<'_>, peer: &str) -> fmt::Result {
         write!(f, "{peer}\n{:PEER$}", "")
     } else {
         write!(f, "{peer:<PEER$}")
-    }
-}
-
-/// Bits per second.
-struct Speed(u64);
-
-impl Display for Speed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 as f64 / 1e6 {
-            mega if mega >= 1e6 => write!(f, "{} Tbit/s", mega / 1e6),
-            mega if mega >= 1e3 => write!(f, "{} Gbit/s", mega / 1e3),
-            mega => write!(f, "{mega} Mbit/s"),
-        }
-    }
-}
-
-/// Bytes in at most 8 columns.
-pub(crate) struct Bytes(pub(crate) u64);
-
-impl Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut value = self.0 as f64;
-        let mut unit = "B";
-        for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
-            // Rounded, it would have four digits before the unit.
-            if value < 999.5 {
-                break;
-            }
-            (value, unit) = (value / 1024.0, larger);
-        }
-        let digits = if unit == "B" || value >= 99.95 { 0 } else { 1 };
-        f.pad(&format!("{value:.digits$} {unit}"))
-    }
-}
-
-/// A time in seconds, in at most 7 columns.
-pub(crate) struct Age(pub(crate) f64);
-
-impl Display for Age {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self.0 {
-            s if s < 9.95 => format!("{s:.1} s"),
-            s if s < 120.0 => format!("{s:.0} s"),
-            s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-            s if s < 172_800.0 => format!("{:.0} h", s / 3600.0),
-            s => format!("{:.0} d", s / 86_400.0),
-        };
-        f.pad(&text)
     }
 }

@@ -8,12 +8,13 @@ use std::io::{self, IsTerminal};
 use rustix::fs::fstat;
 use smbdirect::broker::{LogFormat, log_filter};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, layer};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::Layer as Reloadable;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// Returns the filter for the text of `--log`, or of `log` in the configuration file.
 ///
@@ -26,15 +27,36 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(words).map_err(|error| wrong(&format!("a filter ({error})")))
 }
 
-/// Begins to log the messages that the filter lets through.
-pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
-    let registry = tracing_subscriber::registry().with(filter);
+/// What the filter lets through.
+type Filtered = Layered<Reloadable<EnvFilter, Registry>, Registry>;
+/// Writes the lines.
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+
+/// Changes the filter and the format of the log.
+pub(crate) type Change = Box<dyn Fn(EnvFilter, LogFormat)>;
+
+/// Begins to log the messages that the filter lets through. Returns the function that changes that.
+pub(crate) fn start(filter: EnvFilter, format: LogFormat) -> Change {
+    let (filter, of_filter) = Reloadable::new(filter);
+    let (written, of_written) = Reloadable::new(lines(format));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(written)
+        .init();
+    Box::new(move |filter, format| {
+        // This fails only if a thread has panicked while it changed the log.
+        let _ = of_filter.reload(filter);
+        let _ = of_written.reload(lines(format));
+    })
+}
+
+fn lines(format: LogFormat) -> Lines {
     let is_journal = is_journal();
     match format {
         LogFormat::Json => {
             let lines = layer().with_writer(io::stderr).json().flatten_event(true);
             let prioritized = |inner| Prioritized { inner, is_journal };
-            registry.with(lines.map_event_format(prioritized)).init();
+            lines.map_event_format(prioritized).boxed()
         }
         LogFormat::Text => {
             let lines = layer()
@@ -45,9 +67,9 @@ pub(crate) fn start(filter: EnvFilter, format: LogFormat) {
                 // The journal adds its own time.
                 let lines = lines.without_time();
                 let prioritized = |inner| Prioritized { inner, is_journal };
-                registry.with(lines.map_event_format(prioritized)).init();
+                lines.map_event_format(prioritized).boxed()
             } else {
-                registry.with(lines).init();
+                lines.boxed()
             }
         }
     }

@@ -5,6 +5,7 @@
 mod log;
 mod options;
 mod prepare;
+mod reload;
 mod serve;
 mod store;
 
@@ -61,6 +62,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         }
         return written.map_err(|error| Failure::Failed(format!("standard output: {error}")));
     }
-    log::start(filter, settings.log_format);
-    serve::serve(settings).map_err(Failure::Failed)
+    let log = log::start(filter, settings.log_format);
+    let reload = reload::Reload::new(options, settings.clone(), log);
+    serve::serve(settings, reload).map_err(Failure::Failed)
 }

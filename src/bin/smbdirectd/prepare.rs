@@ -195,6 +195,15 @@ pub(crate) fn unused_devices(config: &Config) {
     }
 }
 
+/// Checks that no other process listens on an address, as [`addresses`] does for all.
+///
+/// # Errors
+///
+/// The error says what is wrong, as a message for people.
+pub(crate) fn address(address: SocketAddr) -> Result<(), String> {
+    try_address(address).map_err(|error| not_listening(address, &error))
+}
+
 /// Binds a socket to an address, listens on it, and closes it again.
 fn try_address(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;

@@ -15,11 +15,12 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use smbdirect::broker::{Broker, Kept, Settings, StartError, iwarp_config};
-use smbdirect::fabric::iwarp::Iwarp;
+use smbdirect::fabric::iwarp::{self, Iwarp};
 use smbdirect::fabric::verbs::Verbs;
 use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
 
+use super::reload::Reload;
 use super::store::{self, FdStore};
 use super::{FAILED, prepare};
 
@@ -34,7 +35,7 @@ const CHECK: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// The error says why the device could not start, or how it failed, as a message for people.
-pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
+pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<(), String> {
     // This comes first, before anything else opens a descriptor.
     let store = FdStore::find().map(Arc::new);
     let kept = store::take(store.as_deref());
@@ -46,7 +47,8 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;
-    let broker = start(settings, kept).map_err(|error| not_started(&error))?;
+    let metrics_socket = settings.broker.metrics_socket.clone();
+    let mut broker = start(settings, kept).map_err(|error| not_started(&error))?;
 
     let missing = broker
         .status()
@@ -56,8 +58,12 @@ pub(crate) fn serve(mut settings: Settings) -> Result<(), String> {
     if let Some(address) = broker.metrics_address() {
         info!("metrics at http://{address}/metrics");
     }
+    if let Some(path) = metrics_socket {
+        let path = path.display();
+        info!("metrics at {path}: curl --unix-socket {path} http://localhost/metrics");
+    }
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
-    let stopped = wait_for_stop(&broker, &signals, said);
+    let stopped = wait_for_stop(&mut broker, &signals, (said, &mut reload));
     let first = stopped
         .as_ref()
         .map_or_else(|_| Instant::now(), |(_, at)| *at);
@@ -97,8 +103,7 @@ fn pass_on(broker: &Broker, store: &Arc<FdStore>) -> Result<(), String> {
 }
 
 fn start(settings: Settings, kept: Option<Kept>) -> Result<Broker, StartError> {
-    let mut iwarp = iwarp_config(&settings.broker);
-    iwarp.crc = settings.crc;
+    let iwarp = fabric_config(&settings);
     let verbs = smbdirect::broker::verbs_config(&settings.broker);
     Broker::resume(settings.broker, kept, move |kind| {
         let fabric = match kind {
@@ -109,8 +114,16 @@ fn start(settings: Settings, kept: Option<Kept>) -> Result<Broker, StartError> {
     })
 }
 
+/// Returns the configuration of the software fabric.
+pub(crate) fn fabric_config(settings: &Settings) -> iwarp::Config {
+    iwarp::Config {
+        crc: settings.crc,
+        ..iwarp_config(&settings.broker)
+    }
+}
+
 /// Returns a text that says where clients are served, and for which addresses the device waits.
-fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
+pub(crate) fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
     let (missing, here): (Vec<SocketAddr>, Vec<SocketAddr>) =
         listen.iter().partition(|address| missing.contains(address));
     let parts = [("listening on", here), ("waiting for", missing)];
@@ -125,7 +138,8 @@ fn whereabouts(listen: &[SocketAddr], missing: &[SocketAddr]) -> String {
 /// A signal, and when it came.
 type Signal = (i32, Instant);
 
-/// Returns a channel of signals as they come. It holds only a few, because more unread signals say nothing new.
+/// Returns a channel of signals as they come. It holds only a few. While it is full, others wait, and several of one
+/// kind count as one, so that no signal is lost while the configuration is reloaded.
 fn signals() -> io::Result<Receiver<Signal>> {
     // SIGUSR1 and SIGUSR2 have no meaning here, but would end the process by default.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
@@ -133,30 +147,29 @@ fn signals() -> io::Result<Receiver<Signal>> {
     let thread = thread::Builder::new().name("signals".to_owned());
     thread.spawn(move || {
         for signal in signals.forever() {
-            let _ = sender.try_send((signal, Instant::now()));
+            let _ = sender.send((signal, Instant::now()));
         }
     })?;
     Ok(receiver)
 }
 
-/// Waits for a signal to stop. Meanwhile, this function tells the service manager that all is well, and where
-/// clients are served, if the text that says where differs from `said`. Returns the signal.
+/// Waits for a signal to stop. Meanwhile, this function reloads the configuration when it is asked to, and tells the
+/// service manager that all is well, and where clients are served, if the text that says where differs from `said`.
+/// Returns the signal.
 ///
 /// # Errors
 ///
 /// The broker has ended unexpectedly.
 fn wait_for_stop(
-    broker: &Broker,
+    broker: &mut Broker,
     signals: &Receiver<Signal>,
-    mut said: String,
+    (mut said, reload): (String, &mut Reload<'_>),
 ) -> Result<Signal, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
     loop {
         match signals.recv_timeout(time) {
-            Ok((SIGHUP, _)) => {
-                info!("the configuration is read only at the start: restart to change it")
-            }
+            Ok((SIGHUP, _)) => said = reload.run(broker),
             Ok((SIGUSR1 | SIGUSR2, _)) => {
                 info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
             }
@@ -174,7 +187,7 @@ fn wait_for_stop(
                 // The broker's status needs an answer from each of its threads, and so shows that all of them run.
                 if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
                     notify(&[NotifyState::Watchdog]);
-                    let now = whereabouts(&status.listen, &status.missing);
+                    let now = reload.note(whereabouts(&status.listen, &status.missing));
                     if now != said {
                         notify(&[NotifyState::Status(&now)]);
                         said = now;
@@ -196,13 +209,13 @@ fn end_at_second_signal(signals: &Receiver<Signal>, first: Instant) {
 }
 
 /// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("cannot tell the service manager: {error}");
     }
 }
 
-fn not_started(error: &StartError) -> String {
+pub(crate) fn not_started(error: &StartError) -> String {
     let hint = match error {
         StartError::StatusGroup { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -221,6 +234,14 @@ fn not_started(error: &StartError) -> String {
                 _ => "",
             }
         }
+        StartError::MetricsSocket { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => "; stop it, or give metrics.socket another path",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "; the user of smbdirectd has to be able to make files in the directory: under its unit, that is \
+                 /run/smbdirect"
+            }
+            _ => "",
+        },
         _ => "",
     };
     format!("{error}{hint}")

@@ -145,6 +145,13 @@ fn addresses_paths_and_users_are_checked() {
     for path in ["", "control", &format!("/{}", "x".repeat(100)), "/a\0b"] {
         let error = refusal(|c| c.control = path.into());
         assert_eq!(error.key, "control", "{path}");
+        let error = refusal(|c| c.metrics_socket = Some(path.into()));
+        assert_eq!(error.key, "metrics.socket", "{path}");
+    }
+    let control = Config::default().control;
+    for taken in [control.clone(), device::status_path(&control)] {
+        let error = refusal(|c| c.metrics_socket = Some(taken));
+        assert!(error.allowed.starts_with("another path than"), "{error}");
     }
     let error = refusal(|c| c.status_group = "no such group".to_owned());
     let expected =

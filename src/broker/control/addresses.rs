@@ -179,6 +179,21 @@ impl Control {
         }
     }
 
+    /// Replaces the addresses on which the device listens. Listeners and workers are told of the difference.
+    pub(super) fn set_listen(&mut self, listen: Vec<Listen>) {
+        if listen == self.known.listen {
+            return;
+        }
+        self.listen = listen.iter().map(|listen| listen.address).collect();
+        // The machine may still lack an address that is no longer wanted.
+        let missing = &mut self.known.reach.missing;
+        missing.retain(|address| self.listen.contains(address));
+        self.known.listen = listen;
+        if self.known.look() {
+            self.addresses_differ();
+        }
+    }
+
     /// Notes that listeners and workers must be told on which addresses clients now reach the device.
     fn addresses_differ(&mut self) {
         for peer in self.peers.values_mut() {

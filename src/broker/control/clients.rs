@@ -76,7 +76,7 @@ impl Clients {
     /// Records a note. If notes contradict each other, the last one decides. A note of a kind that is not known here
     /// changes nothing.
     pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {
-        if !(note::NEGOTIATED..=note::REFUSED).contains(&note.note) {
+        if !(note::NEGOTIATED..=note::ENCRYPTED).contains(&note.note) {
             return;
         }
         let address = Ipv6Addr::from(note.address);
@@ -105,10 +105,12 @@ impl Clients {
                 client.direct_at = Some(now);
                 client.refusal = None;
             }
-            _ => {
+            note::REFUSED => {
                 client.refused += 1;
                 client.refusal = Some(note.value);
             }
+            // The connection has it.
+            _ => {}
         }
     }
 
@@ -151,6 +153,8 @@ fn dialect(value: u32) -> String {
 mod tests {
     use std::time::Duration;
 
+    use zerocopy::FromZeros;
+
     use super::*;
 
     fn note(address: &str, note: u16, value: u32) -> ClientNote {
@@ -161,8 +165,8 @@ mod tests {
         ClientNote {
             address: address.octets(),
             note,
-            port: 0,
             value,
+            ..ClientNote::new_zeroed()
         }
     }
 
@@ -225,6 +229,14 @@ mod tests {
         let client = after(&[session, refused]);
         assert_eq!(client.refusal.as_deref(), Some("0xc000006d"));
         assert_eq!((client.direct, client.direct_at_seconds), (1, Some(1.0)));
+    }
+
+    #[test]
+    fn what_is_encrypted_on_a_connection_changes_only_when_the_client_was_last_mentioned() {
+        let client = after(&[(note::SESSION, 0), (note::ENCRYPTED, 1)]);
+        assert_eq!((client.direct, client.direct_at_seconds), (1, Some(1.0)));
+        assert_eq!((client.refused, client.refusal), (0, None));
+        assert_eq!(client.at_seconds, 2.0);
     }
 
     #[test]

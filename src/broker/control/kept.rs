@@ -83,7 +83,7 @@ impl Control {
             return;
         }
         let missing: BTreeSet<usize> = (0..self.reactors.len()).collect();
-        let by = self.now + self.shared.config.drain_timeout;
+        let by = self.now + self.shared.config().drain_timeout;
         for reactor in self
             .reactors
             .iter()
@@ -228,8 +228,8 @@ impl Control {
         Ok(State {
             version: VERSION,
             now: self.shared.now(),
-            shapes: shapes_of(&self.shared.config.memory),
-            queue_depth: self.shared.config.queue_depth,
+            shapes: shapes_of(&self.shared.config().memory),
+            queue_depth: self.shared.config().queue_depth,
             control: control.keep(),
             status: status.keep(),
             listeners,
@@ -390,7 +390,7 @@ fn continue_peer(
     let process = match &peer.process {
         None => None,
         Some(kept) => {
-            let files = (&mut *descriptors, shared.config.keep_connections);
+            let files = (&mut *descriptors, shared.config().keep_connections);
             let again = Process::adopt((id, pid), Arc::clone(&socket), kept, &shared.memory, files);
             if again.is_none() {
                 tracing::warn!(

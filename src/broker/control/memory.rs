@@ -203,7 +203,7 @@ impl Control {
             });
         }
         self.exchange.holder = kept.holder;
-        self.look_within(self.shared.config.memory_idle_timeout);
+        self.look_within(self.shared.config().memory_idle_timeout);
     }
 
     /// Looks for memory soon, because a worker found none.
@@ -220,7 +220,7 @@ impl Control {
         }
     }
 
-    fn look_within(&mut self, time: Duration) {
+    pub(super) fn look_within(&mut self, time: Duration) {
         let at = self.now + time;
         let look_at = &mut self.exchange.look_at;
         *look_at = Some(look_at.map_or(at, |before| before.min(at)));
@@ -228,8 +228,8 @@ impl Control {
 
     fn shape_of(&self, region: u32) -> Option<RegionShape> {
         match region {
-            region::SEND => Some(self.shared.config.memory.send),
-            region::BULK => Some(self.shared.config.memory.bulk),
+            region::SEND => Some(self.shared.config().memory.send),
+            region::BULK => Some(self.shared.config().memory.bulk),
             _ => None,
         }
     }
@@ -272,7 +272,7 @@ impl Control {
         };
         answered(process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]))?;
         process.add_file(MemoryFile::segment(grow.region, number), &Arc::new(file));
-        self.look_within(self.shared.config.memory_idle_timeout);
+        self.look_within(self.shared.config().memory_idle_timeout);
         Ok(Ok(()))
     }
 
@@ -336,7 +336,7 @@ impl Control {
         self.exchange.look_at = None;
         if self.exchange.waiting.is_empty() && !self.exchange.pressed {
             if more {
-                self.look_within(self.shared.config.memory_idle_timeout);
+                self.look_within(self.shared.config().memory_idle_timeout);
             }
             return;
         }

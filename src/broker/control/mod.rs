@@ -16,10 +16,12 @@
 //! is detached.
 
 mod addresses;
+mod capture;
 mod clients;
 mod kept;
 mod memory;
 mod path;
+mod reload;
 mod report;
 mod request;
 
@@ -38,6 +40,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use self::addresses::Known;
+use self::capture::Captures;
 use self::clients::Clients;
 pub(super) use self::clients::KeptClients;
 use self::kept::Keeping;
@@ -45,6 +48,7 @@ pub(super) use self::kept::{Keeper, KeptPeer, continue_with};
 use self::memory::Exchange;
 pub(super) use self::memory::KeptExchange;
 pub(super) use self::path::ControlSocket;
+pub(super) use self::reload::Reload;
 use self::report::Reports;
 pub(super) use self::report::{send_json, send_status};
 pub(super) use self::request::{attached, read_attach};
@@ -81,6 +85,8 @@ pub(super) enum Message {
     Notice(Notice),
     /// The owner of the broker wants it to stop, and to give connections this much time to finish what is under way.
     Stop(Duration),
+    /// The owner of the broker has another configuration.
+    Reload(Box<Reload>),
     /// A thread of the broker's process asks for the status.
     Status(Sender<status::Status>),
     /// The owner of the broker wants to pass it on.
@@ -90,15 +96,15 @@ pub(super) enum Message {
 }
 
 /// A channel for commands to a reactor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ToReactor {
     pub(super) kind: FabricKind,
     pub(super) sender: Sender<Command>,
-    pub(super) waker: mio::Waker,
+    pub(super) waker: Arc<mio::Waker>,
 }
 
 impl ToReactor {
-    fn send(&self, command: Command) {
+    pub(super) fn send(&self, command: Command) {
         // A reactor that has ended does not need commands.
         let _ = self.sender.send(command);
         let _ = self.waker.wake();
@@ -127,8 +133,6 @@ pub(super) struct Control {
     socket: ControlSocket,
     /// The socket for processes that may only ask, which another thread serves.
     status_socket: Arc<ControlSocket>,
-    /// What a listener has set last.
-    parameters: Option<SetParameters>,
     /// The broker is being passed on.
     keeping: Option<Keeping>,
     /// The device is stopping: only observers may still attach.
@@ -137,6 +141,8 @@ pub(super) struct Control {
     running: usize,
     listen: Vec<SocketAddr>,
     known: Known,
+    /// What the listener has set last for the negotiation of connections.
+    parameters: Option<SetParameters>,
     peers: BTreeMap<u32, Peer>,
     last_id: u32,
     /// Peers that have not attached, each with the time until which it may attach; the earliest comes first.
@@ -146,6 +152,7 @@ pub(super) struct Control {
     accept_again: Option<Instant>,
     reports: Reports,
     clients: Clients,
+    captures: Captures,
     exchange: Exchange,
     lines: Lines,
     /// Bytes of the message that is being read.
@@ -174,13 +181,13 @@ impl Control {
             messages,
             socket,
             status_socket,
-            parameters: None,
             keeping: None,
             stopping: false,
             running: reactors.len(),
             reactors,
             listen: addresses,
             known,
+            parameters: None,
             peers: BTreeMap::new(),
             last_id: 0,
             unattached: VecDeque::new(),
@@ -188,6 +195,7 @@ impl Control {
             accept_again: None,
             reports: Reports::default(),
             clients: Clients::default(),
+            captures: Captures::default(),
             exchange: Exchange::default(),
             lines: Lines::default(),
             buffer: vec![0; MAX_CONTROL_LENGTH],
@@ -263,6 +271,7 @@ impl Control {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Stop(drain) => self.stop(drain),
+            Message::Reload(reload) => self.reload(*reload),
             Message::Status(answer) => self.report_to(answer),
             Message::Keep(keeper) => self.keep(keeper),
             Message::GoOn => self.go_on(),
@@ -506,6 +515,7 @@ impl Control {
             }
         }
         self.forget_asker(id);
+        self.end_capture(id);
         self.forget_waiting(id);
         let Some(process) = peer.process else {
             return match status {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The control socket in the file system.
+//! The broker's sockets in the file system.
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,12 +15,12 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::broker::kept::KeptSocket;
-use crate::sys::{SeqListener, SeqSocket};
+use crate::sys::{SeqListener, SeqSocket, listen_for_streams};
 
-/// A listening socket. Dropping it removes its file.
+/// A listening socket, for messages unless `L` is a [`UnixListener`]. Dropping it removes its file.
 #[derive(Debug)]
-pub(in crate::broker) struct ControlSocket {
-    listener: SeqListener,
+pub(in crate::broker) struct ControlSocket<L = SeqListener> {
+    listener: L,
     path: PathBuf,
     /// Device and inode number of the file, so that no other file is removed.
     file: (u64, u64),
@@ -33,13 +34,42 @@ impl ControlSocket {
     /// [`io::ErrorKind::AddrInUse`]: a broker listens there, or the file is not a socket. Other errors are those of the
     /// system.
     pub(in crate::broker) fn bind(path: &Path) -> io::Result<Self> {
-        let listener = match SeqListener::bind(path) {
+        Self::bind_with(path, SeqListener::bind)
+    }
+
+    pub(in crate::broker) fn accept(&self) -> io::Result<SeqSocket> {
+        self.listener.accept()
+    }
+}
+
+impl ControlSocket<UnixListener> {
+    /// Listens at `path` for connections that carry bytes, as [`ControlSocket::bind`] does for those that carry
+    /// messages.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ControlSocket::bind`].
+    pub(in crate::broker) fn bind_stream(path: &Path) -> io::Result<Self> {
+        Self::bind_with(path, listen_for_streams)
+    }
+
+    /// Returns the next connection, on which no call waits.
+    pub(in crate::broker) fn accept_stream(&self) -> io::Result<UnixStream> {
+        let (stream, _) = self.listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+}
+
+impl<L> ControlSocket<L> {
+    fn bind_with(path: &Path, listen: fn(&Path) -> io::Result<L>) -> io::Result<Self> {
+        let listener = match listen(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 // The lock lets brokers replace a socket only one after the other, so the second finds the living
                 // socket of the first.
                 let _lock = lock_directory(path)?;
                 remove_dead(path)?;
-                SeqListener::bind(path)?
+                listen(path)?
             }
             result => result?,
         };
@@ -84,19 +114,15 @@ impl ControlSocket {
         unix::fs::lchown(&self.path, None, Some(group))?;
         fs::set_permissions(&self.path, Permissions::from_mode(0o660))
     }
-
-    pub(in crate::broker) fn accept(&self) -> io::Result<SeqSocket> {
-        self.listener.accept()
-    }
 }
 
-impl AsFd for ControlSocket {
+impl<L: AsFd> AsFd for ControlSocket<L> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Drop for ControlSocket {
+impl<L> Drop for ControlSocket<L> {
     fn drop(&mut self) {
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|file| (file.dev(), file.ino()) == self.file) {
@@ -136,9 +162,15 @@ fn remove_dead(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         // The file has just been removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A process listens there for connections of another kind.
+        Err(error) if is_of_another_kind(&error) => in_use("another program is listening there"),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => in_use("another smbdirectd is listening there"),
     }
+}
+
+fn is_of_another_kind(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error())
 }
 
 #[cfg(test)]
@@ -159,6 +191,33 @@ mod tests {
         let error = ControlSocket::bind(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn sockets_for_bytes_and_for_messages_replace_each_other_only_when_dead() {
+        let path = path("kinds");
+        for _ in 0..2 {
+            let stream = ControlSocket::bind_stream(&path).unwrap();
+            let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            for error in [
+                ControlSocket::bind_stream(&path).unwrap_err(),
+                ControlSocket::bind(&path).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+                assert_eq!(error.to_string(), "another program is listening there");
+            }
+            let nobody = stream.accept_stream().unwrap_err();
+            assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+            drop(stream);
+            assert!(!path.exists());
+            // The files stay, because this type does not remove them.
+            drop(SeqListener::bind(&path).unwrap());
+        }
+        drop(ControlSocket::bind(&path).unwrap());
+        drop(listen_for_streams(&path).unwrap());
+        drop(ControlSocket::bind(&path).unwrap());
         assert!(!path.exists());
     }
 

@@ -175,7 +175,7 @@ impl Control {
     }
 
     fn status(&self, reports: Vec<Report>) -> Status {
-        let config = &self.shared.config;
+        let config = self.shared.config();
         let registered = Registered::copy(&self.shared.registry());
         let name = |(name, count): (&&'static str, &u64)| ((*name).to_owned(), *count);
         let mut counters: BTreeMap<String, u64> = registered.counters.iter().map(name).collect();
@@ -252,7 +252,7 @@ impl Control {
             addresses: self.known.reach.addresses.clone(),
             missing: self.known.reach.missing.clone(),
             allowed: self.known.allowed(),
-            limits: limits(config, self.shared.memory.limit()),
+            limits: limits(&config, self.shared.memory.limit()),
             totals,
             carried,
             connections,

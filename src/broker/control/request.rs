@@ -59,6 +59,7 @@ impl Control {
             Request::ClientNote(_) => (Role::Listener, kind::CLIENT_NOTE),
             Request::Status(_) => (Role::Observer, kind::STATUS_REQUEST),
             Request::Events(_) => (Role::Observer, kind::EVENTS_REQUEST),
+            Request::Capture(_) => (Role::Observer, kind::CAPTURE_REQUEST),
         };
         if process.role != role {
             if cookie == 0 {
@@ -98,7 +99,7 @@ impl Control {
             }
             Request::ClientNote(note) => {
                 self.clients.note(&note, self.now);
-                if note.note == abi::note::SESSION {
+                if matches!(note.note, abi::note::SESSION | abi::note::ENCRYPTED) {
                     // Only the reactors know the connection.
                     self.command_all(|| Command::SetProtection(note));
                 }
@@ -120,6 +121,7 @@ impl Control {
                 answered(sent)?;
                 Answer::Other
             }
+            Request::Capture(asked) => self.begin_capture(process, cookie, &asked)?,
         })
     }
 
@@ -144,7 +146,7 @@ impl Control {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.process = Some(Arc::clone(&process));
         }
-        let attached = attached(id, &self.shared.config, (version, attach.features));
+        let attached = attached(id, &self.shared.config(), (version, attach.features));
         if process.role != Role::Observer {
             // The addresses are sent first, so that an attached process always knows them.
             let told = self.known.tell(&process);
@@ -191,7 +193,7 @@ impl Control {
         if self.stopping && role != Role::Observer {
             return Err((Status::Stopping, "smbdirectd is stopping".into()));
         }
-        let config = &self.shared.config;
+        let config = self.shared.config();
         let mut registry = self.shared.registry();
         let offered = registry.claim(&attach.token);
         if has_token && offered.is_none() {
@@ -203,7 +205,7 @@ impl Control {
             None => registry.may_attach(role, config.max_workers),
         };
         drop(registry);
-        may_attach.map_err(|status| (status, no_place(status, role, config).into()))?;
+        may_attach.map_err(|status| (status, no_place(status, role, &config).into()))?;
         let limit = config.memory.limit;
         let process = Process::new(
             (id, pid),
@@ -264,7 +266,7 @@ impl Control {
     }
 
     fn register(&self, process: u32, set: &abi::SetSessionId) -> Result<(), Status> {
-        let limit = self.shared.config.max_sessions;
+        let limit = self.shared.config().max_sessions;
         let mut registry = self.shared.registry();
         registry.register(process, set.client_guid, set.session_id, limit)
     }
@@ -291,7 +293,7 @@ impl Control {
     }
 
     fn set_parameters(&mut self, set: &abi::SetParameters) -> Result<(), Status> {
-        let acceptor = reduced(&self.shared.config.acceptor, set);
+        let acceptor = reduced(&self.shared.config().acceptor, set);
         acceptor.validate().map_err(|_| Status::Invalid)?;
         self.parameters = Some(*set);
         self.command_all(|| Command::SetAcceptor(acceptor));

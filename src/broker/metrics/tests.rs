@@ -101,6 +101,7 @@ fn has_what_the_status_says() {
 fn connections_are_counted_by_how_their_data_is_protected() {
     let mut status = status();
     status.connections[0].protection = Some("encrypted".to_owned());
+    status.connections[2].encrypted_by = vec!["share in messages".to_owned()];
     // Nobody has logged in on this connection yet.
     status.connections[1].authenticated = false;
     let text = of(&status, PerConnection::LeftOut);
@@ -112,14 +113,56 @@ fn connections_are_counted_by_how_their_data_is_protected() {
             "no {line} in\n{text}"
         );
     }
+    for (by, count) in [("client", 0), ("share", 1)] {
+        let line = format!("smbdirect_partly_encrypted_connections{{by=\"{by}\"}} {count}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+}
+
+#[test]
+fn two_connections_from_one_port_to_two_addresses_have_series_of_their_own() {
+    let mut status = status();
+    for (connection, local) in status
+        .connections
+        .iter_mut()
+        .zip(["192.0.2.1:445", "192.0.2.2:445"])
+    {
+        connection.fabric = "verbs".to_owned();
+        connection.peer = "10.0.0.1:1".parse().unwrap();
+        connection.local = Some(local.parse().unwrap());
+    }
+    let text = of(&status, PerConnection::Included);
+    let of_peer = text
+        .lines()
+        .filter(|line| line.contains("peer=\"10.0.0.1:1\",via=\"rdma\""));
+    let keys: BTreeSet<&str> = of_peer
+        .filter_map(|line| line.rsplit(' ').next_back())
+        .collect();
+    assert_eq!(keys.len(), 4, "{text}");
+}
+
+/// The number of clients must change only digits: a scrape each second has to stay cheap with many clients.
+#[test]
+fn the_metrics_do_not_grow_with_the_number_of_connections() {
+    let mut status = status();
+    let few = of(&status, PerConnection::LeftOut);
+    let one = status.connections[1].clone();
+    status.connections.extend(vec![one; 1000]);
+    let many = of(&status, PerConnection::LeftOut);
+    assert_eq!(many.lines().count(), few.lines().count());
+    // Two numbers grow from one digit to four.
+    assert!(many.len() <= few.len() + 6, "{many}");
 }
 
 #[test]
 fn connections_have_series_only_on_request() {
     let text = of(&status(), PerConnection::Included);
     for line in [
-        "smbdirect_connection_received_bytes_total{fabric=\"verbs\",peer=\"10.0.0.2:1\",via=\"rdma\"} 30",
-        "smbdirect_connection_sent_bytes_total{fabric=\"software\",peer=\"10.0.0.1:1\",via=\"message\"} 20",
+        "smbdirect_connection_received_bytes_total{fabric=\"verbs\",local=\"\",peer=\"10.0.0.2:1\",via=\"rdma\"} 30",
+        "smbdirect_connection_sent_bytes_total{fabric=\"software\",local=\"\",peer=\"10.0.0.1:1\",via=\"message\"} 20",
     ] {
         assert!(
             text.lines().any(|found| found == line),

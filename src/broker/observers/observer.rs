@@ -69,7 +69,7 @@ impl Observer {
         if attach.role != role::OBSERVER {
             return Err(Status::Denied);
         }
-        let attached = attached(0, &shared.config, (version, attach.features));
+        let attached = attached(0, &shared.config(), (version, attach.features));
         answered(send(&self.socket, kind::ATTACHED, cookie, &attached, &[]))
     }
 }

@@ -1,38 +1,54 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! A client that has connected to the address of the metrics: it sends one request of HTTP, and takes one answer.
+//! A client that has connected to the address or to the socket of the metrics: it sends one request of HTTP, and takes
+//! one answer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::PollFlags;
 
 use super::http::{Asked, answer};
 use super::{Answers, Client};
+use crate::broker::control::ControlSocket;
 use crate::broker::metrics;
 use crate::device::Status;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Scraper {
-    stream: TcpStream,
+pub(super) struct Scraper<S> {
+    stream: S,
     /// The part of the request that has come.
     request: Vec<u8>,
     /// The part of the answer that is not sent yet, once the request is complete.
     answer: Option<Vec<u8>>,
 }
 
-impl Scraper {
-    /// Accepts the next client.
+impl Scraper<TcpStream> {
+    /// Accepts the next client of the address.
     pub(super) fn accept(listener: &TcpListener) -> io::Result<Self> {
         let (stream, _) = listener.accept()?;
         stream.set_nonblocking(true)?;
-        Ok(Self {
+        Ok(Self::new(stream))
+    }
+}
+
+impl Scraper<UnixStream> {
+    /// Accepts the next client of the socket in the file system.
+    pub(super) fn accept_at(socket: &ControlSocket<UnixListener>) -> io::Result<Self> {
+        socket.accept_stream().map(Self::new)
+    }
+}
+
+impl<S: Read + Write> Scraper<S> {
+    const fn new(stream: S) -> Self {
+        Self {
             stream,
             request: Vec::new(),
             answer: None,
-        })
+        }
     }
 
     /// Reads the request and sends the answer, as far as that is possible without waiting. Returns once the client has
@@ -79,7 +95,7 @@ impl Scraper {
     }
 }
 
-impl Client for Scraper {
+impl<S: Read + Write + AsFd> Client for Scraper<S> {
     fn waits_for(&self) -> PollFlags {
         match self.answer {
             Some(_) => PollFlags::OUT,
@@ -96,7 +112,7 @@ impl Client for Scraper {
     fn dismiss(&self, _: Status) {}
 }
 
-impl AsFd for Scraper {
+impl<S: AsFd> AsFd for Scraper<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

@@ -11,7 +11,7 @@ use crate::broker::process::{MemoryFile, Process};
 use crate::engine::peer::Role;
 use crate::engine::queue::KeptQueue;
 use crate::engine::shard::{KeptShard, Source};
-use crate::fabric::{Keep, LocalAddresses};
+use crate::fabric::{Keep, LocalAddresses, Reconfigure};
 use crate::proto;
 use crate::sys::{Bell, Memory};
 
@@ -22,7 +22,7 @@ pub(in crate::broker) struct KeptReactor {
     pub(in crate::broker) listeners: Vec<KeptListener>,
 }
 
-impl<F: Keep> Reactor<F> {
+impl<F: Keep + Reconfigure> Reactor<F> {
     /// Writes down the shard and passes on its descriptors, reports that to the control thread, and stands still until
     /// the control thread says that the reactor has to go on after all.
     pub(super) fn keep(&mut self, store: &dyn Store) {

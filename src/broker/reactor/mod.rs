@@ -12,20 +12,26 @@
 //! does not.
 
 mod busy_poll;
+mod capture;
 mod kept;
 mod rest;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
 pub(super) use self::kept::KeptReactor;
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
+use super::capture::{Order, Tap};
+use super::config::Listen;
 use super::events::What;
 use super::kept::Store;
+use super::listen_at;
 use super::presence::Presence;
 use super::process::{Pool, Process};
 use super::shared::Shared;
@@ -34,12 +40,13 @@ use crate::device::Status;
 use crate::device::abi::ClientNote;
 use crate::engine::admission::{Limit, Place};
 use crate::engine::registry::Close;
-use crate::engine::shard::{self, Claim, Shard, Why};
+use crate::engine::shard::{self, Claim, Rules, Shard, Why};
 use crate::fabric::{
-    ConnId, FabricError, FabricKind, Keep, ListenerId, LocalAddress, LocalAddresses,
+    ConnId, FabricError, FabricKind, Keep, ListenerId, LocalAddress, LocalAddresses, Reconfigure,
+    SharedEpoll, iwarp,
 };
 use crate::proto;
-use crate::transport::{CloseReason, Lines, Transport};
+use crate::transport::{self, CloseReason, Lines, Transport};
 use crate::units::Instant;
 
 /// A message from the control thread to a reactor.
@@ -64,11 +71,16 @@ pub(super) enum Command {
     Unmapped { id: u32, number: u32 },
     /// Other workers need memory: ask for idle RECEIVE memory.
     Reclaim,
-    /// smbd has said how file data is protected on the connection from the client's address and port, which this note
-    /// contains.
+    /// smbd has said how file data is protected on the connection that this note names.
     SetProtection(ClientNote),
     /// Negotiate future connections with these values.
     SetAcceptor(proto::Config),
+    /// The configuration has changed.
+    Configure(Box<Tuning>),
+    /// Listen on this address as well, and send back the address with its real port.
+    Listen(Listen, Sender<Result<SocketAddr, FabricError>>),
+    /// Stop listening on these addresses; their connections continue.
+    Unlisten(Vec<SocketAddr>),
     /// Clients may use these addresses of the machine, for existing and for future connections.
     AdmitAt(Arc<LocalAddresses>),
     /// The machine's interfaces have these addresses: end the connections to other addresses, unless those are routed
@@ -76,6 +88,10 @@ pub(super) enum Command {
     EndGone(Arc<BTreeSet<LocalAddress>>),
     /// Send a report with this number.
     Report(u64),
+    /// Begin a capture.
+    Capture(Arc<Order>),
+    /// End the capture of the process with this number.
+    EndCapture(u32),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
     /// Stand still, and pass everything on to another broker. A reactor whose connections cannot be passed on first
@@ -93,6 +109,15 @@ impl fmt::Debug for ToStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ToStore")
     }
+}
+
+/// The part of a configuration that a reactor can change.
+#[derive(Clone, Debug)]
+pub(super) struct Tuning {
+    pub(super) rules: Rules,
+    pub(super) transport: transport::Config,
+    pub(super) fabric: iwarp::Config,
+    pub(super) busy_poll: Duration,
 }
 
 /// A message from a reactor to the control thread.
@@ -152,7 +177,7 @@ pub(super) struct Reactor<F: Keep> {
     number: usize,
     fabric: FabricKind,
     shared: Arc<Shared>,
-    shard: Shard<F, Arc<Shared>>,
+    shard: Shard<Tap<F>, Arc<Shared>>,
     commands: Receiver<Command>,
     control: ToControl,
     sleeper: Sleeper,
@@ -162,12 +187,12 @@ pub(super) struct Reactor<F: Keep> {
     now: Instant,
 }
 
-impl<F: Keep> Reactor<F> {
+impl<F: Keep + Reconfigure> Reactor<F> {
     /// Makes a reactor whose transport already listens.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
         shared: Arc<Shared>,
-        transport: (Transport<F, Pool>, Vec<ListenerId>),
+        transport: (Transport<Tap<F>, Pool>, Vec<ListenerId>),
         commands: Receiver<Command>,
         control: ToControl,
     ) -> Self {
@@ -178,7 +203,7 @@ impl<F: Keep> Reactor<F> {
             shard: Shard::new((number, fabric.name()), host, transport),
             commands,
             control,
-            sleeper: Sleeper::new(shared.config.busy_poll),
+            sleeper: Sleeper::new(shared.config().busy_poll),
             lines: Lines::default(),
             keeps: None,
             now: shared.now(),
@@ -243,6 +268,16 @@ impl<F: Keep> Reactor<F> {
             Command::Reclaim => shard.reclaim(),
             Command::SetProtection(note) => shard.set_protection(&note),
             Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
+            Command::Configure(tuning) => {
+                shard.fabric_mut().set_config(&tuning.fabric);
+                shard.set_config(tuning.rules, tuning.transport);
+                self.sleeper = Sleeper::new(tuning.busy_poll);
+            }
+            Command::Listen(listen, answer) => {
+                // A thread that no longer waits for the answer sends `Unlisten` afterwards.
+                let _ = answer.try_send(listen_at(&listen, |address| shard.listen(address)));
+            }
+            Command::Unlisten(addresses) => shard.unlisten(&addresses),
             Command::AdmitAt(addresses) => shard.admit_at(&addresses),
             Command::EndGone(interfaces) => {
                 let mut presence = Presence::new(interfaces);
@@ -258,6 +293,8 @@ impl<F: Keep> Reactor<F> {
                 self.run_notices();
                 self.control.notice(Notice::Report(number, report));
             }
+            Command::Capture(order) => self.begin_capture(order),
+            Command::EndCapture(process) => self.end_capture(process),
             Command::Stop(by) => shard.stop(by),
             Command::Keep(store, by) => match self.fabric {
                 FabricKind::Software => self.keep(&*store.0),
@@ -275,7 +312,6 @@ impl<F: Keep> Reactor<F> {
     fn run_notices(&mut self) {
         use shard::Notice as Said;
         while let Some(notice) = self.shard.next_notice() {
-            let limits = &self.shared.limits;
             match notice {
                 Said::Fault {
                     worker,
@@ -296,13 +332,14 @@ impl<F: Keep> Reactor<F> {
                 Said::Offer(place) => self.relay(place, Command::Offer(place.conn)),
                 Said::NoMemory => self.control.notice(Notice::NoMemory),
                 Said::LimitMet(limit) => {
-                    let (key, value, what) = words::of_limit(limit, limits);
+                    let config = self.shared.config();
+                    let (key, value, what) = words::of_limit(limit, &config);
                     self.shared.limit_met(key, value, (1, what));
                 }
                 Said::TurnedAway(times) => {
                     let what = "connections that had not negotiated were ended for newer ones (one source may \
                                 have max_unnegotiated_per_source of them)";
-                    let limit = self.shared.config.max_unnegotiated;
+                    let limit = self.shared.config().max_unnegotiated;
                     self.shared
                         .limit_met("max_unnegotiated", limit, (times, what));
                 }
@@ -341,7 +378,7 @@ impl<F: Keep> Reactor<F> {
     fn ended(&mut self, close: &Close, worker: Option<&Process>, cause: Option<CloseReason>) {
         let words = match cause {
             Some(cause) => cause.to_string(),
-            None => words::of_reason(close.reason, &self.shared.limits),
+            None => words::of_reason(close.reason, &self.shared.config()),
         };
         let pid = worker.map(|worker| worker.pid);
         self.shared.record(What::Ended {

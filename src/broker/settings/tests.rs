@@ -42,6 +42,7 @@ fn what_it_writes_it_reads_again() {
         drain_timeout = "9 min"
         [metrics]
         listen = "[::1]"
+        socket = "/tmp/metrics"
         [iwarp]
         crc = true
         [acceptor]
@@ -67,6 +68,7 @@ fn what_it_writes_it_reads_again() {
     let broker = &settings.broker;
     assert!(settings.crc);
     assert_eq!(broker.metrics, Some("[::1]:9445".parse().unwrap()));
+    assert_eq!(broker.metrics_socket, Some("/tmp/metrics".into()));
     assert_eq!(broker.listen[0], "10.0.0.1:5445".parse().unwrap());
     let address = "[::1]:5445".parse().unwrap();
     let link_speed = Some(25_000_000_000);
@@ -129,6 +131,14 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
                 "line 2: metrics.listen is \"0.0.0.0:9445\"",
                 "must be a loopback address, such as \"127.0.0.1:9445\"",
                 "smbdirectctl metrics --textfile",
+            ],
+        ),
+        (
+            "[metrics]\n\nsocket = \"metrics\"",
+            [
+                "line 3: metrics.socket is \"metrics\"",
+                "must be an absolute path of at most 100 bytes",
+                "or empty",
             ],
         ),
         (

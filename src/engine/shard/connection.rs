@@ -10,7 +10,7 @@ use core::net::{IpAddr, SocketAddr};
 use super::ConnReport;
 use super::ahead::Ahead;
 use crate::device::Status;
-use crate::device::abi::{ConnInfo, Token};
+use crate::device::abi::{ClientNote, ConnInfo, Token};
 use crate::engine::memory::{Charge, Segment};
 use crate::engine::pool::QueueId;
 use crate::fabric::RegionId;
@@ -72,6 +72,9 @@ pub(super) struct Conn<W> {
     pub(super) authenticated: bool,
     /// How smbd says that file data is protected: one of `protection::*`.
     pub(super) protection: Option<u32>,
+    /// Who encrypts file data although the session does not demand that, as far as smbd has said so: bits of
+    /// `encrypted::*`.
+    pub(super) encrypted: u32,
     /// The ClientGuid of the connection's first request.
     pub(super) client_guid: [u8; 16],
     /// Messages that came before there was an owner, or memory for them.
@@ -122,6 +125,7 @@ impl<W> Conn<W> {
             deadline: None,
             authenticated: false,
             protection: None,
+            encrypted: 0,
             client_guid: [0; 16],
             held: VecDeque::new(),
             first: None,
@@ -150,9 +154,15 @@ impl<W> Conn<W> {
         self.outstanding == 0 && self.unrecycled == 0 && self.held.is_empty() && !self.info_due
     }
 
-    /// Returns whether the client connected from this port of this address, which is IPv6 or mapped into IPv6.
-    pub(super) fn is_from(&self, address: &[u8; 16], port: u16) -> bool {
-        self.peer.port() == port && octets(self.peer.ip()) == *address
+    /// Returns whether a note about one connection is about this one. If the note does not say to which address of the
+    /// server the client connected, it is about all connections from the client's port.
+    pub(super) fn is_named(&self, note: &ClientNote) -> bool {
+        let is_at = |address: SocketAddr| {
+            address.port() == note.local_port && octets(address.ip()) == note.local_address
+        };
+        self.peer.port() == note.port
+            && octets(self.peer.ip()) == note.address
+            && (note.local_address == [0; 16] || self.local.is_none_or(is_at))
     }
 
     pub(super) fn registrations(&self) -> usize {
@@ -209,6 +219,7 @@ impl<W> Conn<W> {
             outstanding: self.outstanding,
             authenticated: self.authenticated,
             protection: self.protection,
+            encrypted: self.encrypted,
             since: self.since,
         }
     }

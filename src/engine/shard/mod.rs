@@ -35,6 +35,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::ops::DerefMut;
 use core::time::Duration;
 
@@ -55,11 +56,11 @@ use super::queue::Queue;
 use super::reason;
 use super::registry::Registry;
 use crate::device::Status;
-use crate::device::abi::{ClientNote, Completion, Token, event};
+use crate::device::abi::{ClientNote, Completion, Token, event, note};
 use crate::fabric::{ConnId, Fabric, FabricError, ListenerId, LocalAddresses, WrError};
 use crate::proto;
 use crate::shm::{Entry, RingCorrupt};
-use crate::transport::{ConnTable, Event, Traffic, Transport};
+use crate::transport::{self, ConnTable, Event, Traffic, Transport};
 use crate::units::Instant;
 
 /// Time between attempts to find memory.
@@ -265,6 +266,50 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.transport.fabric_mut()
     }
 
+    /// Returns what is under way on the connections of all peers that `wants` names, for a capture that begins now.
+    #[cfg(feature = "fabric")]
+    pub fn underway(
+        &self,
+        wants: impl Fn(core::net::SocketAddr) -> bool,
+    ) -> Vec<crate::transport::Underway> {
+        let conns = self.transport.connections();
+        let underway = conns.filter_map(|conn| self.transport.underway(conn));
+        underway.filter(|it| wants(it.status.peer)).collect()
+    }
+
+    /// Sets the rules, and the configuration of the transport. What has begun already, such as the time for a login,
+    /// stays as it was.
+    pub fn set_config(&mut self, rules: Rules, transport: transport::Config) {
+        let look_by = self.now + rules.memory_idle_timeout;
+        self.look_at = self.look_at.map(|at| at.min(look_by));
+        self.rules = rules;
+        self.transport.set_config(transport);
+    }
+
+    /// Listens on `address` as well; port 0 stands for any free port. Returns the address with its real port.
+    ///
+    /// # Errors
+    ///
+    /// The error of the fabric.
+    pub fn listen(&mut self, address: SocketAddr) -> Result<SocketAddr, FabricError> {
+        let listener = self.transport.listen(address)?;
+        self.listeners.push(listener);
+        Ok(self.transport.local_address(listener).unwrap_or(address))
+    }
+
+    /// Stops listening on these addresses, which have real ports. Their connections continue.
+    pub fn unlisten(&mut self, addresses: &[SocketAddr]) {
+        let transport = &mut self.transport;
+        self.listeners.retain(|listener| {
+            let address = transport.local_address(*listener);
+            let ends = address.is_some_and(|address| addresses.contains(&address));
+            if ends {
+                transport.unlisten(*listener);
+            }
+            !ends
+        });
+    }
+
     /// Sets how future connections are negotiated.
     pub fn set_acceptor(&mut self, acceptor: proto::Config) {
         self.transport.set_acceptor(acceptor);
@@ -276,16 +321,18 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     }
 
     /// Ends the connections to addresses that the machine no longer has.
-    pub fn end_gone(&mut self, has_gone: impl FnMut(core::net::SocketAddr) -> bool) {
+    pub fn end_gone(&mut self, has_gone: impl FnMut(SocketAddr) -> bool) {
         self.transport.end_gone(has_gone);
     }
 
-    /// Keeps what smbd says in a [`note::SESSION`](crate::device::abi::note::SESSION) about the connection from the
-    /// note's port.
+    /// Keeps what smbd says in a [`note::SESSION`] or a [`note::ENCRYPTED`] about the connection that the note names.
     pub fn set_protection(&mut self, note: &ClientNote) {
-        for (_, conn) in self.conns.iter_mut() {
-            if conn.is_from(&note.address, note.port) {
-                conn.protection = Some(note.value);
+        let conns = self.conns.iter_mut().map(|(_, conn)| conn);
+        for conn in conns.filter(|conn| conn.is_named(note)) {
+            match note.note {
+                note::SESSION => conn.protection = Some(note.value),
+                note::ENCRYPTED => conn.encrypted |= note.value,
+                _ => {}
             }
         }
     }

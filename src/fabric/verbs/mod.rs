@@ -71,8 +71,8 @@ use super::pending::{Limits, Sources};
 use super::wait::failed;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
-    MAX_SEND_HEADER, ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll,
-    Waitable, WrId,
+    MAX_SEND_HEADER, ReadLimits, Readiness, Reconfigure, Region, RegionId, RemoteAddress, Sge,
+    SharedEpoll, Waitable, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -478,6 +478,12 @@ impl Fabric for Verbs {
         let listeners = self.listeners.values();
         let listeners = listeners.filter_map(|listener| listener.again_at).min();
         [deadline, lingering, listeners].into_iter().flatten().min()
+    }
+}
+
+impl Reconfigure for Verbs {
+    fn set_config(&mut self, config: &super::iwarp::Config) {
+        self.config = config.into();
     }
 }
 

@@ -2,27 +2,29 @@
 
 //! `smbdirectctl bench`: reads and writes a file on a share, over TCP and over SMB Direct.
 
-use std::io::{self, IsTerminal, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use instruments::client::{
     Channel, Connection, Create, Credentials, Dialect, Disposition, Error, NtStatus,
 };
 use smbdirect::fabric::FabricKind;
 
-use crate::measure::{self, Case, File, Measured};
+use crate::compare::{Earlier, Verdict};
+use crate::measure::{self, Case, File};
 use crate::options::{self, End, Operation, Options, SMB_DIRECT_PORT, Target, Transport};
 use crate::pattern::Pattern;
-use crate::report::{self, Report};
+use crate::progress::Line;
+use crate::report::{self, Report, Sample};
+use crate::server::Server;
+use crate::{html, json};
 
 /// The size of the requests that fill and check the file, in bytes, and how many of them are outstanding at a time.
 const BULK: (u32, u16) = (1 << 20, 8);
 /// After a round of this length, the SMB Direct connection is replaced, because perhaps it was not served during the
 /// round, and after two minutes servers ask whether a client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
-/// How often a progress line changes.
-const PROGRESS: Duration = Duration::from_millis(200);
 
 /// Why there are no results.
 pub(crate) enum Failure {
@@ -38,8 +40,18 @@ impl From<String> for Failure {
     }
 }
 
-/// Measures, and returns what to print.
-pub(crate) fn run(options: &Options) -> Result<String, Failure> {
+/// The results in the forms in which they are wanted.
+pub(crate) struct Results {
+    /// What to print.
+    pub(crate) text: String,
+    /// The page to write, and where.
+    pub(crate) page: Option<(PathBuf, String)>,
+    /// Whether the throughput of a case is worse than in an earlier run, by more than the rounds differ.
+    pub(crate) is_worse: bool,
+}
+
+/// Measures, and returns the results.
+pub(crate) fn run(options: &Options) -> Result<Results, Failure> {
     let target = options.target().map_err(Failure::Usage)?;
     let credentials = options.credentials().map_err(Failure::Usage)?;
     let largest = options.size.iter().max().copied().unwrap_or(0);
@@ -48,25 +60,44 @@ pub(crate) fn run(options: &Options) -> Result<String, Failure> {
             "--file-size must be at least --size".to_owned(),
         ));
     }
+    options.check_page().map_err(Failure::Usage)?;
+    let parameters = options.parameters();
+    let earlier = options.compare.as_deref();
+    let earlier = earlier.map(|file| Earlier::read(file, &parameters));
+    let earlier = earlier.transpose()?;
     let mut bench = Bench::start(options, credentials, &target)?;
     let mut report = Report::new(
         &format!("//{}/{}", target.host, target.share),
         (&bench.tcp, bench.is_encrypted()),
-        bench.file.size,
-        options.verify,
+        &bench.server,
+        (options.command(), parameters),
     );
-    let measured = bench.measure_all(&mut report);
+    let comparable = earlier
+        .as_ref()
+        .map(|earlier| earlier.check_session(&report));
+    let measured = match comparable {
+        Some(Err(why)) => Err(why),
+        _ => bench.measure_all(&mut report),
+    };
     // Even after a failure, the file must not stay.
     let ended = bench.end();
     measured?;
     ended?;
-    if options.json {
-        let text = serde_json::to_string_pretty(&report);
-        return text
-            .map(|text| text + "\n")
-            .map_err(|error| Failure::Failed(error.to_string()));
-    }
-    Ok(report.to_string())
+    let comparison = earlier.map(|earlier| earlier.compare(&report));
+    let comparison = comparison.as_ref();
+    let text = match options.json {
+        true => json::text(&report, comparison)?,
+        false => {
+            let compared = comparison.map_or_else(String::new, ToString::to_string);
+            format!("{report}{compared}")
+        }
+    };
+    let page = options.html.clone();
+    Ok(Results {
+        text,
+        page: page.map(|file| (file, html::page(&report, comparison))),
+        is_worse: comparison.is_some_and(|comparison| comparison.count(Verdict::Worse) > 0),
+    })
 }
 
 /// A file on a server, and the TCP connection over which it was made.
@@ -77,6 +108,7 @@ struct Bench<'a> {
     path: String,
     name: String,
     file: File,
+    server: Server,
 }
 
 impl<'a> Bench<'a> {
@@ -97,6 +129,7 @@ impl<'a> Bench<'a> {
         let name = format!("smbdirect-bench-{seed:016x}.tmp");
         let mut tcp = Connection::tcp(address, options.config(guid)).map_err(text)?;
         tcp.log_in(&credentials).map_err(text)?;
+        let server = Server::find(address, tcp.client(), &options.control);
         let tree = tcp
             .tree_connect(&path)
             .map_err(|error| format!("{path}: {error}"))?;
@@ -120,6 +153,7 @@ impl<'a> Bench<'a> {
             path,
             name,
             file,
+            server,
         };
         bench.bulk(Operation::Write, "filling the file")?;
         Ok(bench)
@@ -155,7 +189,7 @@ impl<'a> Bench<'a> {
         let mut direct = None;
         for group in self.groups() {
             let ways = self.ways(group.size);
-            let mut rows: Vec<(Case, Vec<Measured>)> = Vec::new();
+            let mut rows: Vec<(Case, Vec<Sample>)> = Vec::new();
             rows.resize_with(ways.len(), || (group, Vec::new()));
             for round in 0..self.options.rounds {
                 let mut order: Vec<usize> = (0..ways.len()).collect();
@@ -173,7 +207,7 @@ impl<'a> Bench<'a> {
                 }
             }
             for ((transport, _), (case, samples)) in ways.iter().zip(&rows) {
-                report.add(*transport, case, samples);
+                report.add(*transport, (case, group.size), samples);
             }
         }
         match direct {
@@ -190,11 +224,11 @@ impl<'a> Bench<'a> {
         round: u16,
         direct: &mut Option<(Connection, File)>,
         report: &mut Report,
-    ) -> Result<Measured, String> {
+    ) -> Result<Sample, String> {
         if transport == Transport::SmbDirect && direct.is_none() {
             // Connect only now: a connection that is not served is lost.
-            let made = self.smb_direct()?;
-            report.has_smb_direct(&made.0, !self.options.no_bind);
+            let mut made = self.smb_direct()?;
+            report.has_smb_direct(&mut made.0, !self.options.no_bind);
             *direct = Some(made);
         }
         let what = report::describe(transport, case);
@@ -204,9 +238,15 @@ impl<'a> Bench<'a> {
         };
         case.size = case.size.min(limit(connection, case));
         let mut line = Line::new(format!("{what}, round {}", round + 1));
+        let before = self.server.used();
         let measured = measure::run(connection, file, *case, |bytes, time| {
             line.show(bytes, time)
         });
+        let mut used = self.server.used().since(before);
+        if transport == Transport::SmbDirect && self.options.no_bind {
+            // Another smbd serves the other session, and it is not known which.
+            used.smbd = None;
+        }
         line.clear();
         let measured = measured.map_err(|error| format!("{what}: {error}"))?;
         if case.verify && case.operation == Operation::Write {
@@ -219,7 +259,7 @@ impl<'a> Bench<'a> {
                 self.leave(connection)?;
             }
         }
-        Ok(measured)
+        Ok((measured, used))
     }
 
     /// Ends an SMB Direct connection.
@@ -289,7 +329,7 @@ impl<'a> Bench<'a> {
         if in_messages_only && places {
             return Err(refused_rdma());
         }
-        let (address, is_announced) = self.smb_direct_address()?;
+        let (address, is_assumed) = self.smb_direct_address()?;
         let mut config = self.tcp.config().clone();
         // All channels of a session must speak the same version.
         config.dialects = vec![self.tcp.negotiated().dialect];
@@ -300,7 +340,7 @@ impl<'a> Bench<'a> {
         let connected = Connection::smb_direct(address, config);
         let mut connection = connected.map_err(|error| match error {
             // Only if SMB Direct could not connect, another port may help.
-            Error::ConnectSmbDirect { .. } if is_announced => format!(
+            Error::ConnectSmbDirect { .. } if is_assumed => format!(
                 "{error} The server announces no port: if SMB Direct has another, use --address HOST:PORT"
             ),
             error => text(error),
@@ -337,9 +377,11 @@ impl<'a> Bench<'a> {
         Ok((connection, file))
     }
 
-    /// Returns the address that was given or that the server announces, and whether it was announced.
+    /// Returns the address that was given or that the server announces, and whether its port is only assumed.
     fn smb_direct_address(&mut self) -> Result<(SocketAddr, bool), String> {
-        if let Some(address) = self.options.smb_direct_address()? {
+        let fabric = self.options.fabric.0;
+        let given = |address| self.server.port(address, fabric).unwrap_or(SMB_DIRECT_PORT);
+        if let Some(address) = self.options.smb_direct_address(given)? {
             return Ok((address, false));
         }
         let advice = "give --address HOST:PORT, or have the server announce it \
@@ -365,8 +407,10 @@ impl<'a> Bench<'a> {
         });
         match best {
             Some(interface) => {
-                let address = SocketAddr::new(interface.address, SMB_DIRECT_PORT);
-                Ok((address, true))
+                // The announcement has no port, but a device on this machine knows its own.
+                let port = self.server.port(interface.address, fabric);
+                let address = SocketAddr::new(interface.address, port.unwrap_or(SMB_DIRECT_PORT));
+                Ok((address, port.is_none()))
             }
             None => Err(format!("the server does not announce SMB Direct: {advice}")),
         }
@@ -423,44 +467,6 @@ fn limit(connection: &Connection, case: &Case) -> u32 {
 
 fn text(error: Error) -> String {
     error.to_string()
-}
-
-/// A line on a terminal that shows progress.
-struct Line {
-    what: String,
-    shown: Option<Instant>,
-    terminal: bool,
-}
-
-impl Line {
-    fn new(what: String) -> Self {
-        Self {
-            what,
-            shown: None,
-            terminal: io::stderr().is_terminal(),
-        }
-    }
-
-    fn show(&mut self, bytes: u64, time: Duration) {
-        let recent = self.shown.is_some_and(|shown| shown.elapsed() < PROGRESS);
-        if !self.terminal || recent {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let speed = bytes as f64 / 1e6 / time.as_secs_f64().max(1e-3);
-        let seconds = time.as_secs();
-        let _ = write!(
-            io::stderr(),
-            "\r\x1b[K{}: {speed:.0} MB/s, {seconds} s",
-            self.what
-        );
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 #[cfg(test)]

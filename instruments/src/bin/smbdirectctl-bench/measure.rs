@@ -13,8 +13,10 @@ use instruments::client::{
 use rustix::time::{ClockId, clock_gettime};
 use smbdirect::fabric::Access;
 
+use crate::histogram::Histogram;
 use crate::options::{End, Operation};
 use crate::pattern::{Mismatch, Pattern};
+use crate::timeline::{Series, Timeline};
 
 /// What is measured: an operation, and how its requests are made.
 #[derive(Clone, Copy, Debug)]
@@ -45,23 +47,11 @@ pub(crate) struct Measured {
     pub(crate) time: Duration,
     /// Processor time that this process used.
     pub(crate) cpu: Duration,
-    /// The latency of each request, sorted.
-    pub(crate) latencies: Vec<Duration>,
+    pub(crate) latencies: Histogram,
+    pub(crate) timeline: Series,
 }
 
 impl Measured {
-    /// Returns the time within which `share` (0 to 1) of the requests were answered.
-    pub(crate) fn latency(&self, share: f64) -> Duration {
-        let last = self.latencies.len().saturating_sub(1);
-        let at = (last as f64 * share).round() as usize;
-        self.latencies.get(at).copied().unwrap_or_default()
-    }
-
-    /// Returns the number of requests.
-    pub(crate) fn requests(&self) -> usize {
-        self.latencies.len()
-    }
-
     /// Returns the speed in 10^6 bytes per second.
     pub(crate) fn megabytes_per_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.time.as_secs_f64().max(1e-9)
@@ -120,10 +110,10 @@ pub(crate) fn run(
     mut progress: impl FnMut(u64, Duration),
 ) -> Result<Measured, Failure> {
     let mut run = Run::new(connection, file, case)?;
+    let (mut latencies, mut timeline) = (Histogram::new(), Timeline::new());
     let (start, cpu_start) = (Instant::now(), cpu());
     let depth = u64::from(case.depth);
     let (mut begun, mut done) = (0, 0);
-    let mut latencies = Vec::new();
     let more = |begun: u64| match case.end {
         End::After(time) => start.elapsed() < time,
         End::Bytes(bytes) => begun * u64::from(case.size) < bytes,
@@ -134,9 +124,11 @@ pub(crate) fn run(
     }
     while done < begun {
         let (slot, latency) = run.finish()?;
-        latencies.push(latency);
+        let now = start.elapsed();
+        latencies.record(latency);
+        timeline.add(now, case.size.into(), latency);
         done += 1;
-        progress(done * u64::from(case.size), start.elapsed());
+        progress(done * u64::from(case.size), now);
         if more(begun) {
             run.begin(slot)?;
             begun += 1;
@@ -144,12 +136,12 @@ pub(crate) fn run(
     }
     let (time, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_start));
     run.end()?;
-    latencies.sort_unstable();
     Ok(Measured {
         bytes: done * u64::from(case.size),
         time,
         cpu,
         latencies,
+        timeline: timeline.finish(time),
     })
 }
 

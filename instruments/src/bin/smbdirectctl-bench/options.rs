@@ -2,14 +2,18 @@
 
 //! The command line.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use instruments::client::{Channel, Config, Credentials, Dialect};
+use serde::{Deserialize, Serialize};
+use smbdirect::device::DEFAULT_PATH;
 use smbdirect::fabric::FabricChoice;
+
+use crate::report::Parameters;
 
 /// The port of SMB over TCP.
 const SMB_PORT: u16 = 445;
@@ -44,12 +48,16 @@ pub(crate) struct Options {
         default_value = "tcp,smbdirect"
     )]
     pub(crate) transport: Vec<Transport>,
-    /// Where SMB Direct is served; by default the address that the server announces, at port 5445
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where SMB Direct is served; by default the address that the server announces, at the port that the device
+    /// of this machine names, if the server is this machine, or else 5445
+    #[arg(long, value_name = "HOST[:PORT]")]
     address: Option<String>,
+    /// Path of smbdirectd's control socket, for a server on this machine
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    pub(crate) control: PathBuf,
     /// What carries SMB Direct: software, verbs (an RDMA device), or auto: an RDMA device if one reaches the server
     #[arg(long, value_name = "FABRIC", default_value = "auto", value_parser = FabricChoice::from_str)]
-    fabric: FabricChoice,
+    pub(crate) fabric: FabricChoice,
     /// A separate session for SMB Direct, instead of a channel of the session over TCP
     #[arg(long)]
     pub(crate) no_bind: bool,
@@ -105,10 +113,17 @@ pub(crate) struct Options {
     /// Prints the results as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also writes the results to this file, as a page with graphs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Compares the results with those of an earlier run with the same options, which --json printed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
 }
 
 /// What carries requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Transport {
     Tcp,
     #[value(name = "smbdirect")]
@@ -116,10 +131,31 @@ pub(crate) enum Transport {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Operation {
     Read,
     Write,
+}
+
+impl Transport {
+    /// Returns the name with which the transport is asked for.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::SmbDirect => "smbdirect",
+        }
+    }
+}
+
+impl Operation {
+    /// Returns the name with which the operation is asked for.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// A version of SMB.
@@ -174,12 +210,75 @@ impl Options {
         channels.collect()
     }
 
-    /// Returns the address of SMB Direct, if the command line gives one.
-    pub(crate) fn smb_direct_address(&self) -> Result<Option<SocketAddr>, String> {
-        let address = self.address.as_deref();
-        address
-            .map(|address| resolve(address, SMB_DIRECT_PORT))
-            .transpose()
+    /// Returns the address of SMB Direct, if the command line gives one; `port_at` returns its port if the command
+    /// line does not.
+    pub(crate) fn smb_direct_address(
+        &self,
+        port_at: impl FnOnce(IpAddr) -> u16,
+    ) -> Result<Option<SocketAddr>, String> {
+        let Some(address) = self.address.as_deref() else {
+            return Ok(None);
+        };
+        let wrong = || format!("{address}: an address is HOST or HOST:PORT");
+        // Nothing is served at port 0.
+        let (host, port) = split_port(address, 0).ok_or_else(wrong)?;
+        let mut found = resolve_host(&host, port)?;
+        if port == 0 {
+            found.set_port(port_at(found.ip()));
+        }
+        Ok(Some(found))
+    }
+
+    /// Returns what results have to have in common to be compared.
+    pub(crate) fn parameters(&self) -> Parameters {
+        Parameters {
+            transport: self.transport.clone(),
+            operations: self.operations.clone(),
+            size: self.size.clone(),
+            depth: self.depth.clone(),
+            channel: self.channel.clone(),
+            seconds: self.bytes.is_none().then_some(self.seconds.as_secs_f64()),
+            bytes: self.bytes,
+            file_size: self.file_size,
+            verify: self.verify,
+            no_bind: self.no_bind,
+        }
+    }
+
+    /// Checks that the page can be written before anything is measured.
+    pub(crate) fn check_page(&self) -> Result<(), String> {
+        let Some(file) = &self.html else {
+            return Ok(());
+        };
+        let shown = file.display();
+        let directory = file.parent().filter(|it| !it.as_os_str().is_empty());
+        if file.is_dir() {
+            return Err(format!("--html: {shown} is a directory: name a file"));
+        }
+        if !directory.is_none_or(Path::is_dir) {
+            return Err(format!("--html: {shown}: its directory does not exist"));
+        }
+        Ok(())
+    }
+
+    /// Returns the command line without the password.
+    pub(crate) fn command(&self) -> String {
+        let words = std::env::args_os().skip(1);
+        let words = words.map(|word| self.without_password(&word.to_string_lossy()));
+        let words: Vec<String> = words.map(|word| quoted(&word)).collect();
+        format!("smbdirectctl bench {}", words.join(" "))
+    }
+
+    fn without_password(&self, word: &str) -> String {
+        let Some(user) = &self.user else {
+            return word.to_owned();
+        };
+        let name = user.split_once('%').map_or(user.as_str(), |(name, _)| name);
+        // The user is a word of its own, or the end of one: -UUSER%PASSWORD, --user=USER%PASSWORD.
+        match word.strip_suffix(user.as_str()) {
+            Some(option) => format!("{option}{name}%..."),
+            None => word.to_owned(),
+        }
     }
 
     pub(crate) fn config(&self, client_guid: [u8; 16]) -> Config {
@@ -247,17 +346,20 @@ fn split_port(server: &str, default: u16) -> Option<(String, u16)> {
     }
 }
 
-fn resolve(address: &str, default: u16) -> Result<SocketAddr, String> {
-    let wrong = || format!("{address}: an address is HOST or HOST:PORT");
-    let (host, port) = split_port(address, default).ok_or_else(wrong)?;
-    resolve_host(&host, port)
-}
-
 pub(crate) fn resolve_host(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut found = (host, port)
         .to_socket_addrs()
         .map_err(|error| format!("{host}: {error}"))?;
     found.next().ok_or_else(|| format!("{host} has no address"))
+}
+
+/// Quotes a word for the shell, if it needs that.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_[]".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Parses `USER%PASSWORD`, optionally preceded by `DOMAIN/` or `DOMAIN\`.
@@ -344,6 +446,62 @@ mod tests {
             "//[::1/x",
         ] {
             assert!(target(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_port_gets_the_one_that_is_found() {
+        let address = |address: &str| {
+            let options = Options::parse_from(["bench", "//server/share", "--address", address]);
+            options.smb_direct_address(|ip| if ip.is_loopback() { 7001 } else { 7002 })
+        };
+        for (given, expected) in [
+            ("127.0.0.1", "127.0.0.1:7001"),
+            ("10.0.0.1", "10.0.0.1:7002"),
+            ("127.0.0.1:445", "127.0.0.1:445"),
+            ("[::1]", "[::1]:7001"),
+            ("[::1]:445", "[::1]:445"),
+        ] {
+            assert_eq!(address(given), Ok(expected.parse().ok()), "{given}");
+        }
+        assert!(address("127.0.0.1:port").is_err());
+        let none = Options::parse_from(["bench", "//server/share"]);
+        assert_eq!(none.smb_direct_address(|_| 1), Ok(None));
+    }
+
+    #[test]
+    fn the_command_line_is_shown_without_its_password() {
+        for words in [
+            &["-U", "DOM/me%se%cret"][..],
+            &["-UDOM/me%se%cret"],
+            &["--user=DOM/me%se%cret"],
+            &["--user", "DOM/me%se%cret"],
+        ] {
+            let line = [&["bench", "//server/share"], words].concat();
+            let options = Options::parse_from(line);
+            let shown: Vec<String> = words
+                .iter()
+                .map(|word| options.without_password(word))
+                .collect();
+            let shown = shown.join(" ");
+            assert!(shown.ends_with("DOM/me%..."), "{shown}");
+            assert!(!shown.contains("cret"), "{shown}");
+        }
+        let file = Options::parse_from(["bench", "//server/share", "-A", "file"]);
+        assert_eq!(file.without_password("-A"), "-A");
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell_if_they_need_it() {
+        for (word, expected) in [
+            ("--size=4K,1M", "--size=4K,1M"),
+            ("//h:445/s", "//h:445/s"),
+            ("a b", "'a b'"),
+            ("$(id)", "'$(id)'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), expected);
         }
     }
 

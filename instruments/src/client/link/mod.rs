@@ -79,6 +79,14 @@ impl Link {
         }
     }
 
+    /// The client's own address, if the socket belongs to the system.
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.client(),
+            Self::SmbDirect(_) => None,
+        }
+    }
+
     /// Returns the lengths of the longest message that can be sent and of the longest that can be received, in bytes.
     pub(super) fn message_limits(&self) -> (u32, u32) {
         match self {

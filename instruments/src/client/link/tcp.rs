@@ -50,6 +50,10 @@ impl Tcp {
         self.server
     }
 
+    pub(super) fn client(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     pub(super) fn send(&mut self, parts: &[&[u8]], deadline: Deadline) -> Result<()> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let length = u32::try_from(length)

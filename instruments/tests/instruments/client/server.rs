@@ -177,7 +177,10 @@ impl Serving {
         match request.u16(12) {
             0 => self.respond(conn, &request, 0, &negotiate(), None),
             1 => self.session_setup(conn, &request),
+            2 | 4 => self.respond(conn, &request, 0, &[4, 0, 0, 0], None),
             3 => self.respond(conn, &request, 0, &tree(), None),
+            5 => self.respond(conn, &request, 0, &created(), None),
+            6 => self.respond(conn, &request, 0, &closed(), None),
             8 => self.read(conn, &request),
             9 => self.write(conn, request),
             12 => {}
@@ -374,6 +377,23 @@ fn error() -> Vec<u8> {
 fn tree() -> Vec<u8> {
     let mut body = vec![16, 0, 1, 0];
     body.extend([0; 12]);
+    body
+}
+
+/// Makes the CREATE response, which has the only file whatever its name.
+fn created() -> Vec<u8> {
+    let mut body = vec![0; 88];
+    body[0] = 89;
+    body[4] = 1;
+    body[64..80].copy_from_slice(&FILE);
+    body.push(0);
+    body
+}
+
+/// Makes the CLOSE response.
+fn closed() -> Vec<u8> {
+    let mut body = vec![0; 60];
+    body[0] = 60;
     body
 }
 

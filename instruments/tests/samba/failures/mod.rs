@@ -6,6 +6,7 @@ pub(crate) mod client;
 mod closing;
 mod device;
 mod gone;
+mod messaging;
 mod pressure;
 mod processes;
 mod start;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use self::firewall::firewall;
 use super::super::printable;
-use super::super::status::{Address, Client, Connection, Device};
+use super::super::status::{Address, Client, Connection, Device, WITHOUT_TRANSFORMS};
 use super::facts::{Facts, Kind, Port, Smbd};
 use super::{Finding, Verdict};
 
@@ -23,7 +23,7 @@ const NEARLY_ALL: u64 = 90;
 
 /// The findings so far.
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, check: &'static str, result: Verdict, message: String, cure: Option<&str>) {
@@ -36,19 +36,19 @@ impl Findings {
         });
     }
 
-    fn ok(&mut self, check: &'static str, message: impl Into<String>) {
+    pub(super) fn ok(&mut self, check: &'static str, message: impl Into<String>) {
         self.add(check, Verdict::Ok, message.into(), None);
     }
 
-    fn skip(&mut self, check: &'static str, message: impl Into<String>) {
+    pub(super) fn skip(&mut self, check: &'static str, message: impl Into<String>) {
         self.add(check, Verdict::Skipped, message.into(), None);
     }
 
-    fn warn(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
+    pub(super) fn warn(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
         self.add(check, Verdict::Warn, message.into(), Some(cure));
     }
 
-    fn fail(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
+    pub(super) fn fail(&mut self, check: &'static str, message: impl Into<String>, cure: &str) {
         self.add(check, Verdict::Fail, message.into(), Some(cure));
     }
 }
@@ -304,12 +304,12 @@ fn addresses(facts: &Facts, found: &mut Findings) {
 }
 
 /// Returns the address without its port.
-fn ip_of(address: &str) -> Option<IpAddr> {
+pub(super) fn ip_of(address: &str) -> Option<IpAddr> {
     Some(address.parse::<SocketAddr>().ok()?.ip())
 }
 
 /// Returns the ports of RDMA devices that belong to an address.
-fn ports_of<'a>(address: &Address, facts: &'a Facts) -> Vec<&'a Port> {
+pub(super) fn ports_of<'a>(address: &Address, facts: &'a Facts) -> Vec<&'a Port> {
     let interface = address.interface.as_deref();
     let ports = facts.ports.iter();
     let of =
@@ -428,7 +428,7 @@ fn rdma(facts: &Facts, found: &mut Findings) {
         let mut addresses = addresses.filter(|it| it.interface.as_deref() == Some(interface));
         if facts.device.is_none() || addresses.any(|it| it.fabric == "verbs") {
             found.ok(CHECK, format!("{name} is active"));
-        } else if state.is_none_or(|it| it.addresses.is_empty()) {
+        } else if state.is_none_or(|it| it.addresses.iter().all(is_link_local)) {
             let message = format!("{name} is not used: its interface {interface} has no address");
             let cure = match facts.is_kernel {
                 true => "add an address (ip address add; InfiniBand needs IPoIB), and restart smbd",
@@ -443,6 +443,14 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             );
             found.warn(CHECK, message, &use_device(facts));
         }
+    }
+}
+
+/// Returns whether an address is only for the link, and therefore never announced.
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
@@ -601,7 +609,8 @@ const ON_THE_CLIENT: &str = "Windows: Get-SmbClientNetworkInterface (RDMA Capabl
     Windows: Get-SmbClientConfiguration (EnableMultiChannel True, RequireSecuritySignature False)\n\
     Windows: Get-WindowsOptionalFeature -Online -FeatureName SMBDirect (Enabled; Pro may not have it)\n\
     Linux: mount -t cifs -o rdma (the option cannot be added to an existing mount)\n\
-    both: does it reach RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP)? docs/troubleshooting.md";
+    both: does it reach RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP)? docs/troubleshooting.md\n\
+    both: smbdirectctl doctor --client-script windows (or linux) prints a script that looks at all of this";
 
 fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
     const CHECK: &str = "client";
@@ -632,14 +641,11 @@ fn of_client(device: &Device, client: IpAddr, found: &mut Findings) {
             format!("{client} uses RDMA{how}: {count} connections, {rdma} bytes"),
         );
     } else if count > 0 {
-        let in_messages = live.iter().find_map(|it| {
-            let how = it.protection.as_deref()?;
-            how.strip_suffix(" in messages")
-        });
+        let in_messages = live.iter().find_map(|it| it.in_messages());
         let (why, cure) = match in_messages {
             Some(how) => (
                 format!(": its data is {how}, and it does not support RDMA transforms"),
-                "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+                WITHOUT_TRANSFORMS,
             ),
             None => (
                 " so far".to_owned(),
@@ -731,7 +737,7 @@ fn why_tcp(noted: &Client) -> Option<(String, &'static str)> {
             "its data must be signed or encrypted, but it does not support RDMA transforms, so smbd announced no RDMA \
              to it"
                 .to_owned(),
-            "use Windows 11 or Server 2022 as the client, or no signing and encryption if you trust the network",
+            WITHOUT_TRANSFORMS,
         ),
         None if noted.multichannel == Some(false) => (
             "multichannel is off on the client, or the client does not support it".to_owned(),

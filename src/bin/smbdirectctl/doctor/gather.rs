@@ -99,8 +99,7 @@ fn ask(control: &Path) -> Result<(Device, Option<u32>), Silence> {
 
 /// Returns the process of the parent smbd, if it is attached; 0 if the device cannot see that process.
 fn listener(device: &Device) -> Option<i32> {
-    let mut processes = device.processes.iter();
-    processes.find(|it| it.role == "listener").map(|it| it.pid)
+    device.listener().map(|it| it.pid)
 }
 
 /// Examines smbd and smb.conf: those that the options name, or those of the smbd that is attached, or, if no smbd is
@@ -171,7 +170,7 @@ fn parameters(
     is_named: bool,
     config: Option<&Path>,
 ) -> Result<Option<BTreeMap<String, String>>, String> {
-    let Some(testparm) = programs::testparm(smbd, is_named)? else {
+    let Some(testparm) = programs::companion("testparm", smbd, is_named)? else {
         return Ok(None);
     };
     let arguments = ["--suppress-prompt", "--verbose"].map(OsStr::new);
@@ -198,11 +197,16 @@ fn firewall(unknown: &mut BTreeMap<&'static str, String>) -> Firewall {
             None
         })
     };
-    Firewall {
+    let firewall = Firewall {
         ufw: ask("ufw", &["status", "verbose"]),
         firewalld: ask("firewall-cmd", &["--list-all"]),
         nft: ask("nft", &["list", "ruleset"]),
+    };
+    if firewall.nft.is_none() && programs::find("nft").is_some() {
+        let reason = || "nft failed: it needs root and, in a container, CAP_NET_ADMIN".to_owned();
+        unknown.entry("firewall").or_insert_with(reason);
     }
+    firewall
 }
 
 /// Returns the names in a directory, sorted.

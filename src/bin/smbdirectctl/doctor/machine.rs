@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Files of an imaginary machine.
-pub(super) struct Machine(pub(super) PathBuf);
+pub(crate) struct Machine(pub(crate) PathBuf);
 
 impl Machine {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("smbdirectctl-doctor-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&root);
@@ -21,14 +21,14 @@ impl Machine {
     }
 
     /// Makes a directory, and all above it, to which only their owner can write.
-    pub(super) fn directory(&self, path: &str) -> PathBuf {
+    pub(crate) fn directory(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
         made.expect("a directory");
         path
     }
 
-    pub(super) fn file(&self, path: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, path: &str, text: &str) -> PathBuf {
         let file = Path::new(path);
         self.directory(file.parent().and_then(Path::to_str).expect("a directory"));
         fs::write(self.0.join(path), text).expect("a file");
@@ -37,18 +37,18 @@ impl Machine {
     }
 
     /// Makes a script.
-    pub(super) fn program(&self, path: &str, script: &str) -> PathBuf {
+    pub(crate) fn program(&self, path: &str, script: &str) -> PathBuf {
         let file = self.file(path, &format!("#!/bin/sh\n{script}\n"));
         self.mode(path, 0o755);
         file
     }
 
-    pub(super) fn mode(&self, path: &str, mode: u32) {
+    pub(crate) fn mode(&self, path: &str, mode: u32) {
         let permissions = Permissions::from_mode(mode);
         fs::set_permissions(self.0.join(path), permissions).expect("permissions");
     }
 
-    pub(super) fn link(&self, path: &str, target: &Path) -> PathBuf {
+    pub(crate) fn link(&self, path: &str, target: &Path) -> PathBuf {
         let link = self.0.join(path);
         let _ = fs::remove_file(&link);
         let directory = Path::new(path).parent().and_then(Path::to_str);
@@ -58,7 +58,7 @@ impl Machine {
     }
 
     /// Makes a process that runs a program.
-    pub(super) fn process(&self, pid: i32, program: &Path) {
+    pub(crate) fn process(&self, pid: i32, program: &Path) {
         self.link(&format!("proc/{pid}/exe"), program);
     }
 }
@@ -71,7 +71,7 @@ impl Drop for Machine {
 
 /// A test that makes scripts and runs them does so alone: a process that another thread starts at the same time may
 /// inherit the open script for a moment, and nobody can run a script that is open for writing.
-pub(super) fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,12 +4,13 @@
 //! smbdirectctl(8).
 
 mod checks;
+mod client;
 mod facts;
 mod gather;
 #[cfg(test)]
-mod machine;
+pub(super) mod machine;
 mod probe;
-mod programs;
+pub(super) mod programs;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ use self::facts::Facts;
 use super::{FAILED, print_and_exit};
 
 /// Number of columns of the text for people.
-const COLUMNS: usize = 100;
+pub(super) const COLUMNS: usize = 100;
 /// Exit status: nothing failed, but there are warnings.
 const WARNED: u8 = 4;
 
@@ -33,6 +34,12 @@ pub(crate) struct Options {
     /// Also say what is known about the client at this address, and what to check there
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
+    /// Print a script that gathers on a client what --client-report judges
+    #[arg(long, value_name = "SYSTEM", exclusive = true)]
+    client_script: Option<client::System>,
+    /// Also judge the output of that script; - is standard input
+    #[arg(long, value_name = "FILE")]
+    client_report: Option<PathBuf>,
     /// Print the findings as JSON
     #[arg(long)]
     json: bool,
@@ -98,7 +105,7 @@ impl fmt::Display for Finding {
 }
 
 /// Returns the words of a text in lines of at most `columns` columns; a longer word has a line of its own.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -139,6 +146,14 @@ impl Report {
         }
     }
 
+    /// Adds further findings.
+    fn with(mut self, findings: Vec<Finding>) -> Self {
+        let results = findings.iter().map(|finding| finding.result);
+        self.result = results.fold(self.result, Verdict::max);
+        self.findings.extend(findings);
+        self
+    }
+
     fn exit_code(&self) -> ExitCode {
         match self.result {
             Verdict::Ok | Verdict::Skipped => ExitCode::SUCCESS,
@@ -160,9 +175,26 @@ impl fmt::Display for Report {
     }
 }
 
-/// Examines the server, and prints the findings.
+/// Examines the server, and prints the findings; or prints the script for a client.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    let report = Report::new(&gather::gather(options), options.client);
+    if let Some(system) = options.client_script {
+        return print_and_exit(&system.script(), ExitCode::SUCCESS);
+    }
+    let mut of_client = None;
+    if let Some(path) = &options.client_report {
+        match client::Report::read(path) {
+            Ok(report) => of_client = Some(report),
+            Err(error) => {
+                eprintln!("smbdirectctl: {}: {error}", path.display());
+                return FAILED.into();
+            }
+        }
+    }
+    let facts = gather::gather(options);
+    let mut report = Report::new(&facts, options.client);
+    if let Some(of_client) = of_client {
+        report = report.with(client::judge(&of_client, &facts, options.client));
+    }
     let text = if options.json {
         match serde_json::to_string(&report) {
             Ok(json) => format!("{json}\n"),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Finds and runs the programs that the doctor asks: smbd, testparm, and those of firewalls.
+//! Finds and runs the programs that the doctor asks: smbd, testparm, and those of firewalls; and smbstatus, which names
+//! users.
 //!
 //! Root runs the doctor, which reads the status of a device that may run as another user. So neither that user nor any
-//! other may choose what runs here. A program, or a configuration for testparm, is [`trusted`] only if root or the user
+//! other may choose what runs here. A program, or a configuration for Samba, is [`trusted`] only if root or the user
 //! who runs the doctor owns it and every directory above it, and nobody else can write to them. Of a process that the
 //! device names, the user, the program and its name are checked, too. The command line may name any file: that is the
 //! choice of the user who runs the doctor.
@@ -85,7 +86,7 @@ fn cannot(path: &Path, error: &io::Error) -> String {
 }
 
 /// Finds a trusted program that administrators run.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let places = env::split_paths(&path).chain(USUAL.map(PathBuf::from));
     find_in(places, name)
@@ -102,14 +103,20 @@ fn find_in(places: impl Iterator<Item = PathBuf>, name: &str) -> Option<PathBuf>
 /// # Errors
 ///
 /// The error says why the program is not to be run, as a message for people.
-pub(super) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
+pub(crate) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
     if pid <= 0 {
         return Err("it runs in a container that cannot be seen from here".to_owned());
     }
     let process = root.join(format!("proc/{pid}"));
     // This directory belongs to the effective user of the process, whatever the process does to hide itself.
     let directory = process.metadata();
-    let user = directory.map_err(|error| cannot(&process, &error))?.uid();
+    let user = directory.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("process {pid} cannot be seen from here: it runs outside of this container, or has ended")
+        }
+        _ => cannot(&process, &error),
+    });
+    let user = user?.uid();
     if !is_root_or_own(user) {
         return Err(format!("user {user}, not root, runs process {pid}"));
     }
@@ -135,7 +142,7 @@ pub(super) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
 /// # Errors
 ///
 /// The error says why the file is not to be read, as a message for people.
-pub(super) fn config_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, String> {
+pub(crate) fn config_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, String> {
     let process = root.join(format!("proc/{pid}"));
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
     let Some(mut config) = named_config(&line) else {
@@ -167,20 +174,24 @@ fn named_config(line: &[u8]) -> Option<PathBuf> {
     None
 }
 
-/// Returns the testparm that belongs to an smbd, or else the first in the path.
+/// Returns the program of Samba with this name, such as testparm, that belongs to an smbd, or else the first in the path.
 ///
 /// # Errors
 ///
-/// The error says why testparm is not to be run, as a message for people.
-pub(super) fn testparm(smbd: &Path, is_named: bool) -> Result<Option<PathBuf>, String> {
-    let beside = smbd.with_file_name("testparm");
+/// The error says why the program is not to be run, as a message for people.
+pub(crate) fn companion(
+    name: &str,
+    smbd: &Path,
+    is_named: bool,
+) -> Result<Option<PathBuf>, String> {
+    let beside = smbd.with_file_name(name);
     let prefix = smbd.ancestors().nth(2);
-    let bin = prefix.map(|prefix| prefix.join("bin/testparm"));
+    let bin = prefix.map(|prefix| prefix.join("bin").join(name));
     let mut places = [Some(beside), bin].into_iter().flatten();
     match places.find(|path| path.is_file()) {
         Some(path) if is_named && have_one_owner(smbd, &path) => Ok(Some(path)),
         Some(path) => trusted(&path).map(Some),
-        None => Ok(find("testparm")),
+        None => Ok(find(name)),
     }
 }
 
@@ -197,7 +208,7 @@ fn have_one_owner(program: &Path, file: &Path) -> bool {
 /// # Errors
 ///
 /// The program could not be run, or took too long; the error is a message for people.
-pub(super) fn output(
+pub(crate) fn output(
     program: &Path,
     arguments: &[impl AsRef<OsStr>],
 ) -> Result<Option<String>, String> {

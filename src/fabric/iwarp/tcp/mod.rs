@@ -49,8 +49,8 @@ use crate::fabric::tokens;
 use crate::fabric::wait::failed;
 use crate::fabric::{
     Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Moved,
-    ReadLimits, Readiness, Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrError,
-    WrId,
+    ReadLimits, Readiness, Reconfigure, Region, RegionId, RemoteAddress, Sge, SharedEpoll,
+    Waitable, WrError, WrId,
 };
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
@@ -474,6 +474,12 @@ impl Fabric for Iwarp {
         let lingering = self.lingering.deadline(self.now);
         let all = [deadline, question, lingering, self.accept_again];
         all.into_iter().flatten().min()
+    }
+}
+
+impl Reconfigure for Iwarp {
+    fn set_config(&mut self, config: &Config) {
+        self.config = *config;
     }
 }
 

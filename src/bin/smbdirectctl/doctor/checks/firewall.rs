@@ -4,7 +4,9 @@
 //!
 //! The rules are read line by line, as the firewall's program prints them. A rule counts if it names port 5445 alone,
 //! or in a list or a range. Where a packet comes from does not count: whoever opens a port for a part of the network
-//! knows why.
+//! knows why. Of nftables' rules, only those count that incoming packets meet. The order of rules does not count.
+
+use std::collections::BTreeMap;
 
 use smbdirect::broker::PORT;
 
@@ -91,8 +93,9 @@ fn firewalld_lets_in(rules: &str) -> bool {
 
 /// Judges the output of `nft list ruleset`.
 fn nftables(rules: &str, found: &mut Findings) {
+    let input = input_rules(rules);
     let does = |verdicts: &[&str]| {
-        let mut of_port = rules.lines().filter(|rule| nft_names_port(rule, rules));
+        let mut of_port = input.iter().filter(|rule| nft_names_port(rule, rules));
         of_port.any(|rule| words(rule).any(|word| verdicts.contains(&word)))
     };
     if does(&["accept"]) {
@@ -103,7 +106,12 @@ fn nftables(rules: &str, found: &mut Findings) {
             "a rule of nftables refuses TCP port 5445",
             "nft list ruleset shows it",
         );
-    } else if drops_input(rules) {
+    } else if input.iter().any(|rule| accepts_a_network(rule)) {
+        found.ok(
+            CHECK,
+            "nftables accepts all packets from a part of the network",
+        );
+    } else if input.iter().any(|rule| drops_the_rest(rule)) {
         found.warn(
             CHECK,
             "nftables drops incoming packets by default, and has no rule that accepts TCP port 5445",
@@ -136,10 +144,71 @@ fn nft_names_port(rule: &str, rules: &str) -> bool {
     words(ports).take_while(is_port).any(names_port)
 }
 
-/// Returns whether a chain for incoming packets has the policy to drop them.
-fn drops_input(rules: &str) -> bool {
-    let mut chains = rules.lines().filter(|line| line.contains("hook input"));
-    chains.any(|line| line.contains("policy drop"))
+/// Returns the rules that incoming packets meet: those of chains with the hook `input`, and those of chains to which
+/// these lead.
+fn input_rules(rules: &str) -> Vec<&str> {
+    let mut chains: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let (mut table, mut chain) = ("", Some(""));
+    for line in rules.lines().map(str::trim) {
+        let block = |kind: &str| line.strip_prefix(kind)?.strip_suffix(" {");
+        if let Some(name) = block("table ") {
+            (table, chain) = (name, None);
+        } else if let Some(name) = block("chain ") {
+            chain = Some(name);
+        } else if line == "}" {
+            chain = None;
+        } else if let Some(chain) = chain {
+            chains.entry((table, chain)).or_default().push(line);
+        }
+    }
+    let is_of_ip = |table: &str| {
+        !["arp ", "bridge ", "netdev "]
+            .iter()
+            .any(|family| table.starts_with(family))
+    };
+    let is_base = |rules: &[&str]| rules.iter().any(|rule| rule.contains("hook input"));
+    let base = chains
+        .iter()
+        .filter(|((table, _), rules)| is_of_ip(table) && is_base(rules));
+    let mut reached: Vec<(&str, &str)> = base.map(|(name, _)| *name).collect();
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some((table, chain)) = reached.get(next).copied() {
+        next += 1;
+        for rule in chains.get(&(table, chain)).into_iter().flatten() {
+            found.push(*rule);
+            let words: Vec<&str> = words(rule).collect();
+            for pair in words.windows(2) {
+                let ["jump" | "goto", target] = pair else {
+                    continue;
+                };
+                if !reached.contains(&(table, *target)) {
+                    reached.push((table, *target));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Returns whether a rule accepts all packets of some networks or interfaces, such as `ip saddr 10.0.0.0/8 accept`, but
+/// not only those of this machine itself.
+fn accepts_a_network(rule: &str) -> bool {
+    const NARROWER: [&str; 10] = [
+        "dport", "sport", "ct", "icmp", "icmpv6", "udp", "protocol", "nexthdr", "l4proto", "limit",
+    ];
+    let has = |wanted: &[&str]| words(rule).any(|word| wanted.contains(&word));
+    let is_own = rule.contains("127.0.0.") || has(&["lo", "\"lo\"", "::1"]);
+    has(&["accept"]) && has(&["saddr", "iif", "iifname"]) && !is_own && !has(&NARROWER)
+}
+
+/// Returns whether a line is the policy to drop packets, or a rule that refuses all packets that come to it.
+fn drops_the_rest(rule: &str) -> bool {
+    let begins = words(rule).next();
+    let is_for_all =
+        begins.is_some_and(|word| ["drop", "reject", "counter", "log"].contains(&word));
+    let refuses = words(rule).any(|word| ["drop", "reject"].contains(&word));
+    rule.contains("policy drop") || is_for_all && refuses
 }
 
 #[cfg(test)]
@@ -262,6 +331,54 @@ mod tests {
             assert!(!judge("drop", rule), "{rule}");
         }
         assert!(judge("accept", ""));
-        assert!(!judge("accept", "tcp dport 5445 reject with tcp reset"));
+        for rule in [
+            "tcp dport 5445 reject with tcp reset",
+            "drop",
+            "counter packets 7 bytes 900 drop",
+            "log prefix \"dropped: \" reject",
+            "reject with icmpx admin-prohibited",
+        ] {
+            assert!(!judge("accept", rule), "{rule}");
+        }
+        assert!(judge("accept", "ip saddr 192.0.2.0/24 drop"));
+        for rule in [
+            "ip saddr 10.0.0.0/8 accept",
+            "iifname \"eth1\" counter packets 1 bytes 2 accept",
+        ] {
+            assert!(judge("drop", rule), "{rule}");
+        }
+        for rule in [
+            "iifname \"lo\" accept",
+            "iif lo accept",
+            "ip saddr 10.0.0.0/8 tcp dport 22 accept",
+        ] {
+            assert!(!judge("drop", rule), "{rule}");
+        }
+    }
+
+    #[test]
+    fn only_rules_that_incoming_packets_meet_count() {
+        let judge = |rules: &str| {
+            let mut found = Findings::default();
+            nftables(rules, &mut found);
+            found.0.remove(0).cure.is_none()
+        };
+        let input = "chain input {\n type filter hook input priority 0; policy drop;\n";
+        let open = "tcp dport 5445 accept\n";
+        for (rules, is_open) in [
+            (format!("table inet a {{\n {input} jump smb\n }}\n chain smb {{\n {open} }}\n}}\n"), true),
+            (format!("table inet a {{\n {input} tcp dport vmap {{ 22 : jump ssh, 445 : goto smb }}\n }}\n \
+                      chain smb {{\n {open} }}\n}}\n"), true),
+            (format!("table inet a {{\n {input} }}\n chain smb {{\n {open} }}\n}}\n"), false),
+            (format!("table inet a {{\n {input} jump smb\n }}\n}}\ntable ip b {{\n chain smb {{\n {open} }}\n}}\n"), false),
+            (format!("table inet a {{\n {input} }}\n chain output {{\n type filter hook output priority 0;\n {open} }}\n}}\n"),
+             false),
+            (format!("table bridge a {{\n {input} }}\n}}\n"), true),
+            ("table inet a {\n chain forward {\n type filter hook forward priority 0; policy drop;\n }\n}\n".to_owned(), true),
+            ("table inet a {\n chain x {\n jump x\n drop\n }\n}\n".to_owned(), true),
+            (String::new(), true),
+        ] {
+            assert_eq!(judge(&rules), is_open, "{rules}");
+        }
     }
 }

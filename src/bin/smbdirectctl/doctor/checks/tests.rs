@@ -242,6 +242,73 @@ fn the_kernels_device_has_cures_of_its_own() {
         "the kernel's device does not answer on /dev/smbdirect",
         "modprobe smbdirectk",
     );
+    type Change = fn(&mut Facts);
+    let others: [(Change, Verdict, &str, &str, &str); 5] = [
+        (
+            |facts| of_device(facts).stopping = true,
+            Verdict::Fail,
+            "device",
+            "being stopped",
+            "modprobe smbdirectk",
+        ),
+        (
+            |facts| of_device(facts).version = "0.0.9".to_owned(),
+            Verdict::Warn,
+            "device",
+            "0.0.9 is running",
+            "modprobe -r smbdirectk",
+        ),
+        (
+            |facts| of_device(facts).processes.clear(),
+            Verdict::Fail,
+            "smbd",
+            "no smbd is attached",
+            "smb direct device = /dev/smbdirect",
+        ),
+        (
+            |facts| set(facts, "smb direct device", "/run/smbdirect/control"),
+            Verdict::Warn,
+            "smb.conf",
+            "but this device is at /dev/smbdirect",
+            "(--control)",
+        ),
+        (
+            |facts| {
+                facts.ports.clear();
+                facts.ports.push(Port {
+                    state: "DOWN".to_owned(),
+                    ..Port::default()
+                });
+            },
+            Verdict::Warn,
+            "rdma",
+            "is DOWN",
+            "rdma link",
+        ),
+    ];
+    for (change, result, check, message, cure) in others {
+        let broken = |facts: &mut Facts| {
+            kernel(facts);
+            change(facts);
+        };
+        breaks(broken, result, check, message, cure);
+    }
+    let unannounced = |facts: &mut Facts| {
+        kernel(facts);
+        of_device(facts).addresses.clear();
+        facts.probes.clear();
+        facts.interfaces.clear();
+    };
+    let mut nowhere = facts();
+    unannounced(&mut nowhere);
+    let found = complaints(&nowhere);
+    let cures: Vec<&str> = found.iter().filter_map(|it| it.cure.as_deref()).collect();
+    assert_eq!(cures.len(), 2, "{found:?}");
+    assert!(
+        cures[0].contains("rdma link shows which interfaces"),
+        "{found:?}"
+    );
+    assert!(cures[1].contains("and restart smbd"), "{found:?}");
     let without_adapter = |facts: &mut Facts| {
         kernel(facts);
         facts.ports.clear();
@@ -573,6 +640,21 @@ fn an_adapter_cannot_be_used() {
         "its interface ib0 has no address",
         "IPoIB",
     );
+    let only_link_local = |facts: &mut Facts| {
+        unused(facts);
+        let mut interface = interface([169, 254, 0, 1]);
+        interface
+            .addresses
+            .push("fe80::1".parse().expect("an address"));
+        facts.interfaces.insert("ib0".to_owned(), interface);
+    };
+    breaks(
+        only_link_local,
+        Verdict::Warn,
+        "rdma",
+        "its interface ib0 has no address",
+        "IPoIB",
+    );
 }
 
 #[test]
@@ -789,6 +871,16 @@ fn a_client_uses_rdma_or_messages_or_has_not_logged_in() {
         "{finding:?}"
     );
     assert!(finding.cure.unwrap().contains("small reads"));
+    let connection = &mut of_device(&mut facts).connections[0];
+    connection.encrypted_by = vec!["share in messages".to_owned()];
+    let finding = about(&facts, "10.0.0.24");
+    assert!(
+        finding
+            .message
+            .contains("its data is encrypted, and it does not support RDMA transforms"),
+        "{finding:?}"
+    );
+    of_device(&mut facts).connections[0].encrypted_by.clear();
     of_device(&mut facts).connections[0].protection = Some("signed in messages".to_owned());
     let finding = about(&facts, "10.0.0.24");
     assert!(

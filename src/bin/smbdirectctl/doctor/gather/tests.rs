@@ -122,6 +122,29 @@ fn reads_limits_of_a_process() {
     assert_eq!(locked_memory(&machine.0, 77), None);
 }
 
+/// The limit of a real process; only one without CAP_IPC_LOCK has one.
+#[test]
+fn reads_the_limit_of_a_running_process() {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -l 64; echo; exec sleep 60"]);
+    command.stdout(std::process::Stdio::piped());
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let mut child = command.spawn().expect("sh runs");
+    // The limit holds once the shell has written a line.
+    let mut line = [0];
+    let output = child.stdout.as_mut().expect("a pipe");
+    let read = std::io::Read::read_exact(output, &mut line);
+    let limit = locked_memory(Path::new("/"), child.id());
+    let _ = child.kill();
+    let _ = child.wait();
+    read.expect("a line");
+    assert_eq!(limit, Some(64 << 10));
+    assert_eq!(locked_memory(Path::new("/"), u32::MAX), None);
+}
+
 #[test]
 fn reads_the_global_section_of_testparm() {
     let text = "# Global parameters\n[global]\n\tsmb direct = Yes\n\tinterfaces = \n\tcomment = a = b\n\n\n[share]\n\tpath = /x\n";
@@ -154,6 +177,8 @@ impl Samba {
         machine.process(77, &smbd);
         let options = Options {
             client: None,
+            client_script: None,
+            client_report: None,
             json: false,
             control: PathBuf::new(),
             smbd: None,

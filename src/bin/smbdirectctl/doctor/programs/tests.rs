@@ -79,7 +79,7 @@ fn believes_a_number_of_a_process_only_if_root_runs_smbd_there() {
         assert!(refused(pid).contains("in a container"), "{pid}");
     }
     assert!(
-        refused(78).contains("proc/78: No such file"),
+        refused(78).contains("process 78 cannot be seen from here"),
         "{}",
         refused(78)
     );
@@ -140,16 +140,16 @@ fn a_testparm_belongs_to_its_smbd() {
     let smbd = machine.program("sbin/smbd", "");
     let real = |path: &Path| fs::canonicalize(path).expect("a path");
     let bin = machine.program("bin/testparm", "");
-    assert_eq!(testparm(&smbd, false), Ok(Some(real(&bin))));
+    assert_eq!(companion("testparm", &smbd, false), Ok(Some(real(&bin))));
     let beside = machine.program("sbin/testparm", "");
-    assert_eq!(testparm(&smbd, false), Ok(Some(real(&beside))));
+    assert_eq!(companion("testparm", &smbd, false), Ok(Some(real(&beside))));
     machine.mode("sbin", 0o777);
-    assert!(testparm(&smbd, false).is_err());
+    assert!(companion("testparm", &smbd, false).is_err());
     // The user has named this smbd, whose owner also owns this testparm.
-    assert_eq!(testparm(&smbd, true), Ok(Some(beside.clone())));
+    assert_eq!(companion("testparm", &smbd, true), Ok(Some(beside.clone())));
     if is_root() {
         chown(&beside, Some(OTHER), None).expect("another owner");
-        assert!(testparm(&smbd, true).is_err());
+        assert!(companion("testparm", &smbd, true).is_err());
     }
 }
 

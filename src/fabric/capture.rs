@@ -5,6 +5,9 @@
 //! Numbers that exist only on a wire are made up as a peer would choose them: message sequence
 //! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only things that the trait shows
 //! are captured: posted work and its completion.
+//!
+//! A capture may begin in the middle of a connection ([`Capture::join`]), and may show only the first bytes of each RDMA
+//! transfer ([`Capture::limit`]) and edited messages ([`Edit`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
@@ -16,24 +19,44 @@ use crate::fabric::iwarp::mpa::{
 };
 use crate::fabric::iwarp::rdmap::{Opcode, ReadRequest};
 use crate::fabric::pcap::{Direction, PcapWriter, StreamId};
-use crate::fabric::{ConnId, ReadLimits, Region, RegionId, RemoteAddress, Sge, Work};
+use crate::fabric::{ConnId, ReadLimits, Region, RegionId, RemoteAddress, Sge, Work, WrId};
 use crate::sys::Memory;
 use crate::units::{Instant, RemoteToken};
 
 /// Number of bytes of a message in one FPDU, which fits into one IP packet with its headers.
 const SEGMENT: usize = 60 * 1024;
 
+/// Changes a message of a connection before it is captured: takes the direction and all bytes of a SEND.
+pub(crate) type Edit = Box<dyn FnMut(Direction, &mut [u8]) + Send>;
+
+/// A connection that a capture finds under way.
+#[cfg(feature = "broker")]
+pub(crate) struct Joined {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    /// The limits, once the connection is established.
+    pub(crate) limits: Option<ReadLimits>,
+    /// The regions that are registered, except those of the peer.
+    pub(crate) regions: Vec<(RegionId, Memory)>,
+    /// The receives that are posted.
+    pub(crate) receives: Vec<(WrId, Sge)>,
+    /// Number of RDMA READs that are posted.
+    pub(crate) reads: usize,
+    pub(crate) edit: Edit,
+}
+
 /// A capture file of a fabric's connections.
-pub(super) struct Capture {
-    pcap: PcapWriter<Box<dyn Write + Send>>,
+pub(crate) struct Capture<W> {
+    pcap: PcapWriter<W>,
     now: Instant,
     ends: HashMap<ConnId, End>,
+    /// Number of bytes of each RDMA transfer to capture.
+    shown: u32,
     /// The next port for clients whose address the trait does not reveal.
     next_port: u16,
 }
 
 /// One end of a connection, as far as this fabric knows it.
-#[derive(Debug)]
 struct End {
     /// The direction in which this end sends.
     sends: Direction,
@@ -47,11 +70,12 @@ struct End {
     /// The stream, once the connection is established.
     stream: Option<StreamId>,
     regions: HashMap<RegionId, (Memory, RemoteToken)>,
-    receives: VecDeque<Option<(Memory, Sge)>>,
+    receives: VecDeque<(WrId, Option<(Memory, Sge)>)>,
     /// The sink of each READ response to come, and its tagged header.
     reads: VecDeque<Option<(Memory, Sge, Tagged)>>,
     sent: Numbers,
     received: Numbers,
+    edit: Option<Edit>,
 }
 
 /// The message sequence numbers of the latest messages in one direction (RFC 5041, 4.3).
@@ -75,12 +99,21 @@ impl End {
             reads: VecDeque::new(),
             sent: Numbers::default(),
             received: Numbers::default(),
+            edit: None,
         }
     }
 
     fn memory(&self, piece: Sge) -> Option<(Memory, Sge)> {
         let (memory, _) = self.regions.get(&piece.region)?;
         Some((memory.clone(), piece))
+    }
+
+    /// Takes the memory of a receive that has ended. The receives of a connection end in the order of posting, but a
+    /// capture that joined a connection does not know that order.
+    fn take_receive(&mut self, wr_id: WrId) -> Option<(Memory, Sge)> {
+        let mut receives = self.receives.iter();
+        let at = receives.position(|(posted, _)| *posted == wr_id)?;
+        self.receives.remove(at)?.1
     }
 
     /// Returns the bytes of a piece, or no bytes if its region is unknown.
@@ -97,21 +130,22 @@ fn copied(memory: &Memory, piece: Sge) -> Vec<u8> {
 }
 
 /// The functions for connections.
-impl Capture {
-    pub(super) fn new(writer: Box<dyn Write + Send>) -> io::Result<Self> {
-        Ok(Self {
-            pcap: PcapWriter::new(writer)?,
+impl<W: Write> Capture<W> {
+    pub(crate) fn new(pcap: PcapWriter<W>) -> Self {
+        Self {
+            pcap,
             now: Instant::ZERO,
             ends: HashMap::new(),
+            shown: u32::MAX,
             next_port: 49152,
-        })
+        }
     }
 
-    pub(super) const fn set_time(&mut self, now: Instant) {
+    pub(crate) const fn set_time(&mut self, now: Instant) {
         self.now = now;
     }
 
-    pub(super) fn connecting(&mut self, conn: ConnId, server: SocketAddr, limits: ReadLimits) {
+    pub(crate) fn connecting(&mut self, conn: ConnId, server: SocketAddr, limits: ReadLimits) {
         let ip = match server.ip() {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -124,7 +158,7 @@ impl Capture {
     }
 
     /// Takes note of an incoming request, which comes from `peer` if that is in this fabric.
-    pub(super) fn requested(
+    pub(crate) fn requested(
         &mut self,
         conn: ConnId,
         client: SocketAddr,
@@ -140,7 +174,7 @@ impl Capture {
     }
 
     /// Captures the handshake of a server that has accepted, unless only the client is in this fabric.
-    pub(super) fn accepted(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
+    pub(crate) fn accepted(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
         let Some(end) = self.ends.get(&conn) else {
             return Ok(());
         };
@@ -152,7 +186,7 @@ impl Capture {
         self.open(conn, asked, agreed)
     }
 
-    pub(super) fn established(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
+    pub(crate) fn established(&mut self, conn: ConnId, limits: ReadLimits) -> io::Result<()> {
         match self.ends.get(&conn) {
             Some(End {
                 stream: None,
@@ -173,6 +207,7 @@ impl Capture {
             return Ok(());
         };
         let peer = end.peer;
+        self.pcap.set_time(self.now);
         let stream = self.pcap.stream(end.client, end.server)?;
         for (kind, limits, direction) in [
             (FrameKind::Request, asked, Direction::ToServer),
@@ -204,7 +239,7 @@ impl Capture {
         Ok(())
     }
 
-    pub(super) fn closed(&mut self, conn: ConnId, now: Instant) -> io::Result<()> {
+    pub(crate) fn closed(&mut self, conn: ConnId, now: Instant) -> io::Result<()> {
         match self.ends.remove(&conn) {
             Some(End {
                 stream: Some(stream),
@@ -222,34 +257,108 @@ impl Capture {
         }
     }
 
-    pub(super) fn forget(&mut self, conn: ConnId) {
+    pub(crate) fn forget(&mut self, conn: ConnId) {
         self.ends.remove(&conn);
     }
 }
 
+/// The functions for connections of which not all is captured.
+#[cfg(feature = "broker")]
+impl<W: Write> Capture<W> {
+    /// Captures only this many bytes of each RDMA transfer: the transfer looks as if it had no more, and a comment on the
+    /// packet has its length.
+    pub(crate) fn limit(mut self, shown: u32) -> Self {
+        self.shown = shown;
+        self
+    }
+
+    pub(crate) const fn writer(&self) -> &W {
+        self.pcap.writer()
+    }
+
+    pub(crate) const fn writer_mut(&mut self) -> &mut W {
+        self.pcap.writer_mut()
+    }
+
+    pub(crate) fn has(&self, conn: ConnId) -> bool {
+        self.ends.contains_key(&conn)
+    }
+
+    /// Makes all messages of a connection go through `edit`.
+    pub(crate) fn set_edit(&mut self, conn: ConnId, edit: Edit) {
+        if let Some(end) = self.ends.get_mut(&conn) {
+            end.edit = Some(edit);
+        }
+    }
+
+    /// Begins with a connection that this side has accepted. If it is established, the stream begins with the handshake
+    /// that the agreement stands for, and then `messages`; `comment` says on each of these packets that they were made
+    /// up.
+    pub(crate) fn join(
+        &mut self,
+        conn: ConnId,
+        joined: Joined,
+        messages: &[(Direction, Vec<u8>)],
+        comment: &str,
+    ) -> io::Result<()> {
+        let mut end = End::new(Direction::ToClient, joined.client, joined.server);
+        let regions = joined.regions.into_iter();
+        end.regions = regions
+            .map(|(region, memory)| (region, (memory, RemoteToken(0))))
+            .collect();
+        let receives = joined.receives.into_iter();
+        end.receives = receives
+            .map(|(wr_id, piece)| (wr_id, end.memory(piece)))
+            .collect();
+        end.reads.resize_with(joined.reads, || None);
+        self.ends.insert(conn, end);
+        let Some(limits) = joined.limits else {
+            self.set_edit(conn, joined.edit);
+            return Ok(());
+        };
+        self.pcap.set_comment(comment);
+        self.open(conn, mirrored(limits), limits)?;
+        for (direction, message) in messages {
+            let Some(end) = self.ends.get_mut(&conn) else {
+                break;
+            };
+            let numbers = match direction {
+                Direction::ToClient => &mut end.sent,
+                Direction::ToServer => &mut end.received,
+            };
+            numbers.send = numbers.send.wrapping_add(1);
+            let msn = numbers.send;
+            self.write_send((conn, *direction), msn, message, None)?;
+        }
+        self.pcap.set_comment("");
+        self.set_edit(conn, joined.edit);
+        Ok(())
+    }
+}
+
 /// The functions for operations.
-impl Capture {
-    pub(super) fn registered(&mut self, conn: ConnId, region: Region, memory: &Memory) {
+impl<W: Write> Capture<W> {
+    pub(crate) fn registered(&mut self, conn: ConnId, region: Region, memory: &Memory) {
         if let Some(end) = self.ends.get_mut(&conn) {
             end.regions
                 .insert(region.id, (memory.clone(), region.remote.token));
         }
     }
 
-    pub(super) fn deregistered(&mut self, conn: ConnId, region: RegionId) {
+    pub(crate) fn deregistered(&mut self, conn: ConnId, region: RegionId) {
         if let Some(end) = self.ends.get_mut(&conn) {
             end.regions.remove(&region);
         }
     }
 
-    pub(super) fn recv(&mut self, conn: ConnId, piece: Sge) {
+    pub(crate) fn recv(&mut self, conn: ConnId, wr_id: WrId, piece: Sge) {
         if let Some(end) = self.ends.get_mut(&conn) {
             let memory = end.memory(piece);
-            end.receives.push_back(memory);
+            end.receives.push_back((wr_id, memory));
         }
     }
 
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         conn: ConnId,
         header: &[u8],
@@ -263,12 +372,15 @@ impl Capture {
         if let Some(payload) = payload {
             message.extend_from_slice(&end.bytes(payload));
         }
+        if let Some(edit) = &mut end.edit {
+            edit(end.sends, &mut message);
+        }
         end.sent.send = end.sent.send.wrapping_add(1);
         let (direction, msn) = (end.sends, end.sent.send);
         self.write_send((conn, direction), msn, &message, invalidate)
     }
 
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         conn: ConnId,
         source: Sge,
@@ -277,15 +389,17 @@ impl Capture {
         let Some(end) = self.ends.get(&conn) else {
             return Ok(());
         };
-        let (bytes, direction) = (end.bytes(source), end.sends);
+        let length = source.length.min(self.shown);
+        let (bytes, direction) = (end.bytes(Sge { length, ..source }), end.sends);
         let to = Tagged {
             stag: target.token.0,
             offset: target.address,
         };
-        self.write_tagged((conn, direction), Opcode::Write, to, &bytes)
+        let data = (&bytes[..], source.length);
+        self.write_tagged((conn, direction), Opcode::Write, to, data)
     }
 
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         conn: ConnId,
         sink: Sge,
@@ -332,12 +446,12 @@ impl Capture {
         self.fpdu((conn, direction), control, &header.emit(), &request.emit())
     }
 
-    pub(super) fn completed(
+    pub(crate) fn completed(
         &mut self,
         conn: ConnId,
-        work: Work,
-        succeeded: bool,
+        (wr_id, work, succeeded): (WrId, Work, bool),
     ) -> io::Result<()> {
+        let shown = self.shown;
         let Some(end) = self.ends.get_mut(&conn) else {
             return Ok(());
         };
@@ -345,17 +459,22 @@ impl Capture {
         match work {
             Work::Read => match end.reads.pop_front() {
                 Some(Some((memory, sink, to))) if succeeded => {
-                    let bytes = copied(&memory, sink);
-                    self.write_tagged((conn, arrives), Opcode::ReadResponse, to, &bytes)
+                    let length = sink.length.min(shown);
+                    let bytes = copied(&memory, Sge { length, ..sink });
+                    let data = (&bytes[..], sink.length);
+                    self.write_tagged((conn, arrives), Opcode::ReadResponse, to, data)
                 }
                 _ => Ok(()),
             },
             Work::Recv {
                 length,
                 invalidated,
-            } => match end.receives.pop_front() {
-                Some(Some((memory, piece))) if succeeded && end.peer.is_none() => {
-                    let bytes = copied(&memory, Sge { length, ..piece });
+            } => match end.take_receive(wr_id) {
+                Some((memory, piece)) if succeeded && end.peer.is_none() => {
+                    let mut bytes = copied(&memory, Sge { length, ..piece });
+                    if let Some(edit) = &mut end.edit {
+                        edit(arrives, &mut bytes);
+                    }
                     end.received.send = end.received.send.wrapping_add(1);
                     let msn = end.received.send;
                     self.write_send((conn, arrives), msn, &bytes, invalidated)
@@ -368,7 +487,7 @@ impl Capture {
 }
 
 /// The functions for frames.
-impl Capture {
+impl<W: Write> Capture<W> {
     fn write_send(
         &mut self,
         way: (ConnId, Direction),
@@ -398,14 +517,24 @@ impl Capture {
         way: (ConnId, Direction),
         opcode: Opcode,
         to: Tagged,
-        bytes: &[u8],
+        (bytes, length): (&[u8], u32),
     ) -> io::Result<()> {
+        // The bytes are missing altogether if their region is unknown.
+        let is_cut = bytes.len() < length as usize;
+        if is_cut {
+            let shown = bytes.len();
+            let comment = format!("The first {shown} of {length} bytes of an RDMA transfer.");
+            self.pcap.set_comment(&comment);
+        }
         for (at, last, part) in segments(bytes) {
             let header = Tagged {
                 stag: to.stag,
                 offset: to.offset.wrapping_add(at as u64),
             };
             self.fpdu(way, Control { opcode, last }, &header.emit(), part)?;
+        }
+        if is_cut {
+            self.pcap.set_comment("");
         }
         Ok(())
     }
