@@ -3,8 +3,8 @@
 //! Judges what a client reports about itself. A script that runs on the client gathers the report, which is JSON, and
 //! the doctor reads it on the server.
 //!
-//! Anyone may have changed the report on its way. So its size is limited, unknown fields are ignored, and a value that is
-//! missing, or has another type than the script writes, counts as not read.
+//! Anyone may have changed the report on its way. So its size is limited, unknown fields are ignored, and a value that
+//! is missing, or has another type than the script writes, counts as not read.
 
 mod fact;
 mod linux;
@@ -194,8 +194,8 @@ fn origin(report: Fact<'_>, client: Option<IpAddr>, found: &mut Findings) {
     }
 }
 
-/// Returns whether an address is one of this server's. If this server's addresses are not known, every address counts as
-/// one.
+/// Returns whether an address is one of this server's. If this server's addresses are not known, every address counts
+/// as one.
 fn is_this_server(ip: IpAddr, facts: &Facts) -> bool {
     let announced = facts.device.iter().flat_map(|device| &device.addresses);
     let announced = announced.filter_map(|it| ip_of(&it.address));

@@ -3,8 +3,9 @@
 //! The terminal as a whole screen, without echo and line editing. However the program ends, the terminal is restored.
 //!
 //! This needs only the calls of termios and a few control sequences (ECMA-48, and xterm's private modes 7, 25 and
-//! 1049), which every terminal of the last decades supports. Libraries for terminals would bring rustix, signal-hook and
-//! strum in second versions, and no second versions of a crate are in the product (`tests/repository/duplicates.rs`).
+//! 1049), which every terminal of the last decades supports. Libraries for terminals would bring second versions of
+//! rustix, signal-hook and strum, and the product must not have two versions of a crate
+//! (`tests/repository/duplicates.rs`).
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -123,7 +123,7 @@ fn signing(report: Fact<'_>, found: &mut Findings) {
         }
         None => found.skip(
             CHECK,
-            format!("the client requires {what}: whether it can use RDMA depends on its build of Windows, which was not read"),
+            format!("the client requires {what}; its build of Windows, on which RDMA then depends, was not read"),
         ),
     }
 }
@@ -259,8 +259,8 @@ fn channels(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
             "the client failed to connect from {client} to {server}, although both have RDMA"
         );
         let cure = format!(
-            "look for a firewall at RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP), for RoCE v1 on one side, \
-             and for lost packets: {GUIDES}"
+            "look for a firewall at RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP), for RoCE v1 on one \
+             side, and for lost packets: {GUIDES}"
         );
         return match uses_rdma {
             Some(_) => found.warn(CHECK, message, &cure),
