@@ -12,8 +12,8 @@
 # REVISION=  the number after +smbdirect in the version (1, or higher if the same samba was built with other patches)
 #
 # The packages are those of Debian, with the same names and files, and samba-smbdirect. Their debug symbols are left
-# out (DEB_BUILD_OPTIONS=). The build is in a Debian 13 of its own in ${XDG_CACHE_HOME:-~/.cache}/smbdirect/deb-samba,
-# with a compiler cache. The directory may be removed. An interrupted build continues where it was.
+# out (DEB_BUILD_OPTIONS=). The build runs in a Debian 13 of its own in ${XDG_CACHE_HOME:-~/.cache}/smbdirect/deb-samba,
+# which also has a compiler cache, and which you may delete. The same command continues an interrupted build.
 
 # The functions for the verbs are called by name.
 # shellcheck disable=SC2317
@@ -233,7 +233,7 @@ compile() {
         sh -c 'cd /build/samba && exec eatmydata dpkg-buildpackage --build=binary --no-sign --no-pre-clean' 2>&1 </dev/null |
         tee "$cache/build.log" | show_progress && return 0
     tail -n 40 "$cache/build.log" | cut -c 1-400
-    die "the build failed; its output is in $cache/build.log. After the cure, the same command continues it"
+    die "the build failed; its output is in $cache/build.log. Once that is mended, the same command continues the build"
 }
 
 # Moves the packages to target/deb-samba, with ours beside them, and makes the list that apt needs.
@@ -266,7 +266,7 @@ build() {
     compile
     collect
     say "built $(find "$out" -name '*.deb' | wc -l) packages in $(((SECONDS - started) / 60)) minutes: $out"
-    say "to install them: docs/packaging.md"
+    say "to install them: README.md, \"Install it\""
 }
 
 verb_build() {

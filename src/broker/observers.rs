@@ -55,7 +55,7 @@ const MOST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Observers {
     bell: Arc<EventFd>,
-    /// Orders to the thread, which ends once there can be no more.
+    /// Orders to the thread. The thread ends when this is dropped.
     orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -65,7 +65,7 @@ pub(super) struct Observers {
 enum Order {
     /// Answer requests for metrics at this listener instead of any other.
     Metrics(Option<TcpListener>),
-    /// Let the members of this group connect to the sockets, and those of the old group no longer.
+    /// Give the sockets to this group, instead of the old one.
     Share(u32, Sender<io::Result<()>>),
 }
 
@@ -85,13 +85,13 @@ pub(super) struct Listeners {
     pub(super) status: ControlSocket,
     /// The loopback address of the metrics.
     pub(super) metrics: Option<TcpListener>,
-    /// The socket of the metrics. Only those whom its group lets in can connect, so it has clients of its own, whom
-    /// those of the address do not replace.
+    /// The socket of the metrics. Only members of its group can connect, so its clients are counted separately, and
+    /// clients of the address cannot push them out.
     pub(super) metrics_socket: Option<ControlSocket<UnixListener>>,
 }
 
 impl Listeners {
-    /// Lets the members of this group connect to the sockets, and those of the old group no longer.
+    /// Gives the sockets to this group, instead of the old one.
     fn share(&self, group: u32) -> io::Result<()> {
         self.status.share(group)?;
         self.metrics_socket
@@ -155,8 +155,7 @@ impl Observers {
         self.order(Order::Metrics(listener));
     }
 
-    /// Lets the members of this group connect to the sockets, and those of the old group no longer; waits at most this
-    /// time.
+    /// Gives the sockets to this group, instead of the old one. Waits at most this time.
     ///
     /// # Errors
     ///
@@ -237,7 +236,7 @@ impl Server {
         observers.dismiss(Status::Stopping);
     }
 
-    /// Carries out the orders of the thread that has rung. Returns `false` if there can be no more, so that this thread
+    /// Carries out the orders of other threads. Returns `false` if there can be no more orders, so that this thread
     /// has to end.
     fn obey(&mut self, orders: &Receiver<Order>) -> bool {
         let _ = self.bell.drain();
@@ -254,7 +253,7 @@ impl Server {
     }
 
     /// Waits until there is something to do for clients, or until the time of one of them is over. Returns whether
-    /// another thread has rung.
+    /// another thread has woken this one.
     fn wait_for(&self, (observers, scrapers, local_scrapers): AllClients<'_>) -> bool {
         let at = &self.at;
         let mut fds = vec![PollFd::new(&at.status, PollFlags::IN)];
@@ -269,7 +268,8 @@ impl Server {
         self.wait(&fds, until.into_iter().flatten().min())
     }
 
-    /// Waits until one of `fds` is ready, but not beyond `until`. Returns whether another thread has rung.
+    /// Waits until one of `fds` is ready, but not beyond `until`. Returns whether another thread has
+    /// woken this one.
     fn wait(&self, fds: &[PollFd<'_>], until: Option<Instant>) -> bool {
         let time = until.map(|until| {
             let left = until.saturating_duration_since(Instant::now());

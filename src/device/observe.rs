@@ -141,7 +141,7 @@ struct Observer {
 }
 
 impl Observer {
-    /// Attaches, and waits up to `timeout` for this and for all that is asked then.
+    /// Attaches. All answers, to this and to later requests, must come within `timeout` from now.
     fn attach(channel: SocketChannel, timeout: Duration) -> Result<Self, NotObserved> {
         let mut observer = Self {
             channel,

@@ -41,7 +41,7 @@ pub enum UnsafeDirectory {
         owner: u32,
         /// Its mode, without the type.
         mode: u32,
-        /// What is in it.
+        /// What others could replace there.
         what: &'static str,
         /// How to make it safe.
         cure: String,
@@ -151,8 +151,8 @@ pub fn check_directory(socket: &Path) -> Result<(), UnsafeDirectory> {
     check_directory_of(socket, ("control socket", "--control"))
 }
 
-/// Checks, as [`check_directory`] does, that a device may have another socket at `socket`. The error says what it is,
-/// and which option or key gives its path.
+/// Checks, as [`check_directory`] does, that a device may have another socket at `socket`. `named` has the words for
+/// the error: what the socket is, and which option or key gives its path.
 ///
 /// # Errors
 ///

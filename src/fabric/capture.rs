@@ -26,7 +26,7 @@ use crate::units::{Instant, RemoteToken};
 /// Number of bytes of a message in one FPDU, which fits into one IP packet with its headers.
 const SEGMENT: usize = 60 * 1024;
 
-/// Changes a message of a connection before it is captured: takes the direction and all bytes of a SEND.
+/// Changes a message of a connection before it is captured. The arguments are the direction and all bytes of a SEND.
 pub(crate) type Edit = Box<dyn FnMut(Direction, &mut [u8]) + Send>;
 
 /// A connection that a capture finds under way.
@@ -262,7 +262,7 @@ impl<W: Write> Capture<W> {
     }
 }
 
-/// The functions for connections of which not all is captured.
+/// The functions for captures that do not have everything of a connection.
 #[cfg(feature = "broker")]
 impl<W: Write> Capture<W> {
     /// Captures only this many bytes of each RDMA transfer: the transfer looks as if it had no more, and a comment on the

@@ -7,9 +7,9 @@
 //! begins a new packet, because iWARP dissectors work best with one FPDU in each.
 //!
 //! The file is a classic pcap with nanoseconds, or a part of a [`pcapng`] file, which has comments. Its link type is "raw
-//! IP", which does not need an artificial Ethernet header. The headers of a stream without losses are two fixed layouts, so they are written here instead of by a
-//! library. A capture must never make anything else fail: code that captures for diagnosis drops the capture at the
-//! first error.
+//! IP", which does not need an artificial Ethernet header. The headers of a stream without losses are two fixed
+//! layouts, so they are written here instead of by a library. A capture must never make anything else fail: code that
+//! captures for diagnosis drops the capture at the first error.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -91,7 +91,7 @@ enum Form {
 pub struct PcapWriter<W> {
     writer: W,
     form: Form,
-    /// The comment on the packets that are written, where the form has comments.
+    /// The comment on the packets that follow, if the form has comments.
     comment: String,
     streams: Vec<Stream>,
     /// The latest time that was given, because packets are in the order of time.
@@ -131,7 +131,7 @@ impl<W: Write> PcapWriter<W> {
         }
     }
 
-    /// Dates what follows no earlier than `time`.
+    /// Sets the time of the packets that follow, unless it would run backwards.
     pub fn set_time(&mut self, time: Instant) {
         self.now = self.now.max(time);
     }

@@ -99,7 +99,7 @@ impl Packet<'_> {
 pub struct Statistics {
     /// The number of the interface in the file, from 0.
     pub interface: u32,
-    /// Number of packets that there were, with those that the file lacks.
+    /// Number of packets that there were, including those that the file lacks.
     pub received: u64,
     /// Number of packets that the file lacks, because its reader was too slow.
     pub dropped: u64,
@@ -124,8 +124,8 @@ impl Statistics {
         blocks
     }
 
-    /// Returns all statistics among these blocks, which [`file_header`] and the other functions here made. What follows
-    /// a block that none of them would make is not looked at.
+    /// Returns all statistics among these blocks, which [`file_header`] and the other functions here made. Stops at the
+    /// first block that none of them would make.
     pub fn all_in(blocks: &[u8]) -> impl Iterator<Item = Self> {
         let mut rest = blocks;
         let next = move || {

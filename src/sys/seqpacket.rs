@@ -256,7 +256,7 @@ impl AsFd for SeqSocket {
 }
 
 /// Listens at `path` for connections that carry bytes (`SOCK_STREAM`), for this user only, as [`SeqListener::bind`] does.
-/// The listener does not wait.
+/// The listener is non-blocking.
 pub fn listen_for_streams(path: &Path) -> io::Result<UnixListener> {
     Ok(listen(path, SocketType::STREAM)?.into())
 }

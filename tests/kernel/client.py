@@ -263,7 +263,8 @@ class Client:
             guest.smbd_server.wait_for("the connections end", lambda: not self.server.status()["connections"])
 
     def failures(self):
-        """Kills any process of the server under load: afterwards the mount works again, and synced data is there.
+        """Kills processes of the server, or removes its RDMA device, under load. Afterwards the mount works again, and
+        synced data is there.
 
         If the client hangs because of its own bug (docs/interop.md), another mount is used instead.
         """
@@ -289,14 +290,14 @@ class Client:
         if load.wait_for_more(3, 180, or_else=guest.client_hangs):
             load.stop(120)
             compare(self.behind)
-            self.report.fact(f"files synced, and errors ({name} killed)", (len(load.done), load.errors))
+            self.report.fact(f"files synced, and errors ({name} failed)", (len(load.done), load.errors))
             return
         # A client that hangs cannot tell whether the server serves again; a new client can.
         with self.mount(where="/mnt/other") as other:
             compare(other)
             files.write(path(other, "again"), 0, MIB, False)
         compare(self.behind)
-        raise ClientHangs(f"{len(load.done)} files synced before {name} was killed, and read by a new mount")
+        raise ClientHangs(f"{len(load.done)} files synced before {name} failed, and read by a new mount")
 
     def kill_worker(self):
         os.kill(self.server.workers()[0], signal.SIGKILL)
@@ -328,7 +329,7 @@ def arguments():
     parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko: use /dev/smbdirect instead of smbdirectd")
     parser.add_argument("--largest", type=int, default=64, help="size of the largest file in MiB (64)")
     parser.add_argument("--verify", type=int, default=16, help="MiB that fio verifies (16)")
-    parser.add_argument("--failures", action="store_true", help="kill processes of the server instead")
+    parser.add_argument("--failures", action="store_true", help="kill processes or remove the RDMA device instead")
     parser.add_argument("--only", default="", help="run only checks whose names match this regular expression")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="skip the check of this name")
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")

@@ -139,7 +139,7 @@ fn results_are_json_and_a_page_and_can_be_compared_later() {
     let results = results.to_str().expect("UTF-8");
     let again = scene.bench_both(&["--compare", results, "--html", page]);
     let text = stdout(&again);
-    let worse = text.contains(" 0 worse by more than the rounds differ");
+    let worse = text.contains(" 0 worse beyond the spread of the rounds");
     assert_eq!(
         again.status.code(),
         Some(if worse { 0 } else { 5 }),

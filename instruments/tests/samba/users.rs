@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Tests that smbdirectctl names the users whom a real smbd knows.
+//! Tests that smbdirectctl names the users of a real smbd.
 
 use std::process::{Command, Output};
 

@@ -23,7 +23,7 @@ use smbdirect::fabric::pcapng::Statistics;
 
 use super::{FAILED, Failure, TIMEOUT, ask, failed, printable, read, unreadable, with_cure};
 
-/// Time between two looks for a signal that came at an unfortunate moment.
+/// Time between two checks for a signal, which may come just before the wait for blocks begins.
 const LOOK: Duration = Duration::from_millis(200);
 /// Time that the device has for its last blocks.
 const LAST: Duration = Duration::from_secs(10);
@@ -78,7 +78,9 @@ fn parse_peer(text: &str) -> Result<Peer, String> {
             address: address.to_canonical(),
             port,
         }),
-        _ => Err("a peer is an IP address, with the port of one connection or without".to_owned()),
+        _ => Err(
+            "a peer is an IP address, with or without a port, such as 10.0.0.5:49152".to_owned(),
+        ),
     }
 }
 
@@ -98,7 +100,7 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// The part of a status that this needs.
+/// The part of the status that a capture needs.
 #[derive(Deserialize)]
 struct Device {
     connections: Vec<Connection>,
@@ -113,13 +115,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let control = &options.control;
     let to_stdout = options.write == Path::new("-");
     if is_char_device(control) {
-        let message = "the kernel's device has no capture: capture at the client or at the switch, or serve this \
-                       client by smbdirectd meanwhile";
+        let message = "the kernel's device has no capture: capture at the client or at the switch, or let \
+                       smbdirectd serve this client meanwhile";
         return failed(control, &(Status::Invalid, message.to_owned()));
     }
     if to_stdout && io::stdout().is_terminal() {
         return fail(
-            "a capture is not text: give a file with --write, or pipe this into tshark -r -",
+            "a capture is not text: give a file with --write, or pipe the output into tshark -r -",
         );
     }
     let json = match ask(control) {
@@ -186,7 +188,7 @@ fn fail(message: &str) -> ExitCode {
     FAILED.into()
 }
 
-/// Makes the file, which others may not read: it holds data of clients.
+/// Opens the file. A new file can be read by its owner only, because it holds data of clients.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -195,7 +197,7 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn denied() -> Failure {
     let message = "a capture holds data of clients, so status_group does not allow it: run this as root, or as the user \
-                   of the device";
+                   that smbdirectd runs as";
     (Status::Denied, message.to_owned())
 }
 
@@ -211,7 +213,7 @@ fn not_begun(control: &Path, error: NotObserved) -> Failure {
     (error.status, message.to_owned())
 }
 
-/// Returns why there is nothing to capture, and what there would be.
+/// Says that there is no such connection, and which connections the client has.
 fn no_connection(device: &Device, wanted: Peer, port: u16) -> String {
     let asked = SocketAddr::new(wanted.address, port);
     let all = device.connections.iter();
@@ -236,7 +238,7 @@ enum Failed {
     Device(Status),
 }
 
-/// Writes what comes.
+/// Writes the blocks of a capture to the output.
 struct Writer {
     output: Box<dyn Write>,
     capture: Capture,
@@ -292,7 +294,7 @@ impl Writer {
         eprintln!("smbdirectctl: {captured} packets captured");
         if dropped > 0 {
             eprintln!(
-                "smbdirectctl: {dropped} packets are missing, because they came faster than this could write them: \
+                "smbdirectctl: {dropped} packets are missing, because they came faster than they could be written: \
                  write to a faster disk, or give fewer --bytes"
             );
         }

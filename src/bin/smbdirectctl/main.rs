@@ -51,7 +51,7 @@ struct Options {
 enum Command {
     /// Show connections, processes, and why connections ended
     Status(StatusOptions),
-    /// Show who moves how much, on the whole screen, until q is pressed
+    /// Show the current traffic on the whole screen, until q is pressed
     Top(top::Options),
     /// Show what has happened: connections, processes, limits
     Events(events::Options),
@@ -81,7 +81,7 @@ struct StatusOptions {
     /// Show everything about the connections of this client: its address, with or without a port
     #[arg(value_name = "CONNECTION", value_parser = status::Wanted::parse, conflicts_with = "watch")]
     connection: Option<status::Wanted>,
-    /// Name the users of the connections, whom smbstatus knows (as root)
+    /// Show the users of the connections, as smbstatus reports them (only as root)
     #[arg(long)]
     users: bool,
     /// Print everything the device reports, as JSON
@@ -162,7 +162,7 @@ fn show_status(options: &StatusOptions) -> ExitCode {
 }
 
 impl StatusOptions {
-    /// Returns what is shown of the JSON of a device, or why the wanted connection is not there.
+    /// Returns the text to print for the JSON of a device, or why the wanted connection is not there.
     fn render(&self, json: &str) -> serde_json::Result<Result<String, String>> {
         if self.json && !self.users && self.connection.is_none() {
             return Ok(Ok(format!("{}\n", json.trim_end())));
@@ -196,7 +196,7 @@ impl StatusOptions {
         Ok(device)
     }
 
-    /// Returns the JSON of a device with its users, if they are wanted. If they are not known, this says why.
+    /// Returns the JSON of a device with its users, if they are wanted. If they are not known, this prints why.
     fn with_users(&self, json: &str, device: &status::Device) -> serde_json::Result<Value> {
         let mut value = serde_json::from_str(json)?;
         if let Some(known) = &device.users {

@@ -17,7 +17,7 @@ use super::doctor::programs;
 use super::read;
 use super::status::{Device, endpoint};
 
-/// Why smbstatus is not asked, if it is not found.
+/// Why smbstatus is not asked: there is none that may be run.
 const NO_SMBSTATUS: &str =
     "found no smbstatus, beside smbd or in the path, that only root can change";
 

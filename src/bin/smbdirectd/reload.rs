@@ -16,7 +16,7 @@ use super::{Failure, prepare};
 /// What is needed to reload the configuration.
 pub(crate) struct Reload<'a> {
     options: &'a Options,
-    /// The settings in effect, as they were written.
+    /// The settings in effect, as the file and the command line had them.
     settings: Settings,
     change_log: Change,
     /// What the service manager shows besides the addresses.

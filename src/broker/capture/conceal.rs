@@ -5,7 +5,7 @@
 //! Small READs and WRITEs carry file data in the SMB2 message itself ([MS-SMB2] 2.2.20, 2.2.21). A [`Conceal`] follows
 //! the messages of a connection through their fragments and compounds, and overwrites such data with zeros, except its
 //! first bytes. Lengths stay as they are, so a decoder still understands everything else. Encrypted messages stay as
-//! they are, and so does all that is neither READ nor WRITE. Of a message that cannot be understood, only the first
+//! they are, and so does everything that is neither READ nor WRITE. Of a message that cannot be parsed, only the first
 //! bytes stay.
 
 use std::ops::Range;
@@ -146,12 +146,12 @@ impl Conceal {
             return;
         }
         let Ok(transfer) = DataTransfer::parse(message) else {
-            // The connection ends because of it.
+            // This message ends the connection.
             message.fill(0);
             return;
         };
         let range = transfer.payload.start as usize..transfer.payload.end as usize;
-        // A peer may send more than it says, which no one reads.
+        // A peer may send more bytes than the message says; nothing reads them.
         if let Some(ignored) = message.get_mut(range.end.max(DataTransfer::EMPTY_LENGTH)..) {
             ignored.fill(0);
         }

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Each reactor has a [`Tap`] around its fabric, which shows the operations of any fabric as iWARP. A tap that captures
-//! nothing costs one branch for each operation. The blocks go through a socket whose other end the asking process has;
-//! no reactor waits for that process: blocks for which there is no room are dropped and counted ([`Outbox`]).
+//! nothing costs one branch for each operation. The blocks go through a socket, whose other end the capturing process
+//! has. No reactor waits for that process: blocks for which there is no room are dropped and counted ([`Outbox`]).
 //!
 //! A capture ends when the process detaches, or when its only connection ends. Each reactor that took part then sends
 //! the statistics of its interface as its last block.
@@ -46,7 +46,7 @@ impl Target {
 /// A capture that all reactors have to begin.
 #[derive(Clone, Debug)]
 pub(super) struct Order {
-    /// The number of the process that asked for it.
+    /// The number of the process that asked for the capture.
     pub(super) process: u32,
     pub(super) target: Target,
     /// Number of bytes of each RDMA transfer, and of the file data in each message, to capture.

@@ -55,7 +55,7 @@ impl Running {
         if self.until.is_some() {
             return;
         }
-        // The outbox takes everything, so this is an operation that has no form as iWARP.
+        // The outbox never fails, so this is an operation that cannot be shown as iWARP.
         if let Err(error) = add(&mut self.capture) {
             self.finish(now, &format!("An operation cannot be shown: {error}."));
         }
@@ -135,7 +135,7 @@ fn addresses(client: SocketAddr, server: Option<SocketAddr>) -> (SocketAddr, Soc
     let client = canonical(client);
     let server = server.map(canonical);
     let server = server.filter(|server| server.is_ipv4() == client.is_ipv4());
-    // A device may not say it.
+    // The fabric may not say which address the server has.
     let unknown = SocketAddr::new(
         match client {
             SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),

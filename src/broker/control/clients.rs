@@ -84,7 +84,7 @@ impl Clients {
                 client.refused += 1;
                 client.refusal = Some(note.value);
             }
-            // The connection has it.
+            // The note is about a connection, which keeps it.
             _ => {}
         }
     }

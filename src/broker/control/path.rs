@@ -52,7 +52,7 @@ impl ControlSocket<UnixListener> {
         Self::bind_with(path, listen_for_streams)
     }
 
-    /// Returns the next connection, on which no call waits.
+    /// Returns the next connection, which is non-blocking.
     pub(in crate::broker) fn accept_stream(&self) -> io::Result<UnixStream> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nonblocking(true)?;

@@ -221,7 +221,7 @@ impl Broker {
         Ok(Listening { asked, at })
     }
 
-    /// Lets the reactors listen on an address no longer.
+    /// Makes the reactors stop listening on an address.
     fn end_listening(&self, it: &Listening) {
         let kind = it.at.fabric.unwrap_or(FabricKind::Software);
         let mut addresses = vec![it.at.address];
@@ -243,7 +243,7 @@ impl Broker {
         reactors.filter_map(move |(of, reactor)| (*of == kind).then_some(reactor))
     }
 
-    /// Serves the metrics on another address, or no longer. If that fails, they are served as before.
+    /// Serves the metrics on another address, or stops serving them. If that fails, they are served as before.
     fn serve_metrics(&mut self, wanted: Option<SocketAddr>) -> Result<(), String> {
         let [asked, served] = self.metrics;
         if wanted == asked && wanted.is_some() == served.is_some() {

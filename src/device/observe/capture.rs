@@ -51,7 +51,8 @@ pub enum Next<'a> {
 
 impl Capture {
     /// Asks the device whose control socket is at `path` for a capture, and waits up to `timeout` for its answer. The
-    /// blocks come as soon as there is any traffic; whoever does not take them loses some, which the last block counts.
+    /// blocks come as soon as there is any traffic. If the caller takes them too slowly, some are lost; the last block
+    /// counts these.
     ///
     /// # Errors
     ///
@@ -81,7 +82,7 @@ impl Capture {
         }
     }
 
-    /// Returns the next blocks, for which it waits up to `time`, or until a signal arrives.
+    /// Waits for the next blocks up to `time`, or until a signal arrives, and returns them.
     ///
     /// # Errors
     ///

@@ -132,8 +132,8 @@ pub struct ConnReport<W> {
     pub authenticated: bool,
     /// How file data is protected, one of `protection::*`, if smbd has said so.
     pub protection: Option<u32>,
-    /// Who encrypts file data although the session does not demand that, bits of `encrypted::*`, as far as smbd has said
-    /// so.
+    /// Who encrypts file data although the session does not demand that, as far as smbd has said so: bits of
+    /// `encrypted::*`.
     pub encrypted: u32,
     /// When the connection finished negotiating.
     pub since: Instant,

@@ -40,13 +40,13 @@ impl From<String> for Failure {
     }
 }
 
-/// The results in the forms in which they are wanted.
+/// The results in the forms that the command line asks for.
 pub(crate) struct Results {
     /// What to print.
     pub(crate) text: String,
     /// The page to write, and where.
     pub(crate) page: Option<(PathBuf, String)>,
-    /// Whether the throughput of a case is worse than in an earlier run, by more than the rounds differ.
+    /// Whether the throughput of a case has become worse: see `Verdict::Worse`.
     pub(crate) is_worse: bool,
 }
 

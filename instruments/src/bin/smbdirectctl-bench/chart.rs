@@ -15,7 +15,7 @@ const BARS: (f64, f64, f64) = (760.0, 240.0, 610.0);
 /// The height of a bar with its distance to the next, and of the bar alone.
 const BAR: (f64, f64) = (22.0, 14.0);
 
-/// What a graph shows, for readers who cannot see it.
+/// The description of a graph, for readers who cannot see it.
 #[derive(Debug)]
 pub(crate) struct Head {
     /// Distinguishes the graph from others on the page.

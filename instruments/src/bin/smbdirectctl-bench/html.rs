@@ -16,8 +16,8 @@ use crate::options::{Operation, Transport};
 use crate::report::{self, Report, Row};
 use crate::utc::Utc;
 
-/// The style sheet. Colours differ in lightness as well, so that readers who do not see all colours, and printers,
-/// distinguish them.
+/// The style sheet. Colours differ in lightness as well, so that readers who do not see all colours can tell them
+/// apart, also in print.
 const STYLE: &str = include_str!("html/style.css");
 
 /// Returns a text in which nothing is markup, and nothing changes the direction of writing.
@@ -96,7 +96,7 @@ fn shape(row: &Row) -> String {
     format!("{size} × {}", row.depth)
 }
 
-/// Says how the data of a case goes.
+/// Says how file data travels in a case.
 const fn way_of(transport: Transport, channel: u32) -> &'static str {
     match (transport, channel) {
         (Transport::Tcp, _) => "TCP",
@@ -106,7 +106,7 @@ const fn way_of(transport: Transport, channel: u32) -> &'static str {
     }
 }
 
-/// Returns the class of the style sheet for a way.
+/// Returns the class of the style sheet for a transport and channel.
 const fn class_of(transport: Transport, channel: u32) -> &'static str {
     match (transport, channel) {
         (Transport::Tcp, _) => "w0",

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     code.into()
 }
 
-/// Prints the results, and writes the page. If one of the two fails, the other has been done.
+/// Prints the results, and writes the page. If one of the two fails, the other is still done.
 fn put_out(results: &Results) -> Result<(), String> {
     let printed = print(&results.text).map_err(|error| format!("standard output: {error}"));
     if let Some((file, page)) = &results.page {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What each tenth of a second of a run was like.
+//! Throughput and latency in each tenth of a second of a run.
 
 use std::time::Duration;
 

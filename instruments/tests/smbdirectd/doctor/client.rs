@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{doctor, findings, text};
 
-/// Makes the report of a Windows client, of which only this is wrong.
+/// Makes the report of a Windows client on which only this is wrong.
 fn windows(wrong: Value) -> String {
     let mut report = json!({
         "smbdirect_client_report": 1, "system": "windows", "time": "2026-11-30T12:00:00Z", "host": "PC1",
@@ -26,7 +26,7 @@ fn windows(wrong: Value) -> String {
     report.to_string()
 }
 
-/// Makes the report of a Linux client, of which only this is wrong.
+/// Makes the report of a Linux client on which only this is wrong.
 fn linux(wrong: Value) -> String {
     let mut report = json!({
         "smbdirect_client_report": 1, "system": "linux", "time": "2026-11-30T12:00:00Z", "host": "pc2",

@@ -104,7 +104,7 @@ fn serve() -> (Daemon, Handle) {
     (daemon, listener)
 }
 
-/// Adds an interface with this address, which is connected to nobody.
+/// Adds an interface with this address, which is not connected to anything.
 fn add_interface(name: &str, address: &str) {
     must(&format!(
         "ip link add {name} type veth peer name {name}-peer"

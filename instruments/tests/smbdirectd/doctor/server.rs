@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Breaks one thing on the server with the real daemon, and sees the doctor's line about it.
+//! Breaks one thing at a time on a server with the real daemon, and checks the doctor's line about it.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Command, Output};
@@ -37,7 +37,7 @@ fn start(config: &str) -> Daemon {
 
 #[test]
 fn another_program_has_the_port() {
-    // If somebody else has the port, that is as well.
+    // If another process has the port, that is fine.
     let _listener = TcpListener::bind("127.0.0.1:5445");
     let directory = Directory::new();
     let said = text(&doctor(&directory.control(), &[]));

@@ -446,7 +446,7 @@ fn rdma(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Returns whether an address is only for the link, and therefore never announced.
+/// Returns whether an address is link-local, and therefore never announced.
 fn is_link_local(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),

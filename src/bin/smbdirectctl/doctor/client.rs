@@ -3,8 +3,8 @@
 //! Judges what a client reports about itself. A script that runs on the client gathers the report, which is JSON, and
 //! the doctor reads it on the server.
 //!
-//! Whoever brings the report may have written anything into it. So its size is limited, fields that are unknown are
-//! ignored, and a value that is missing or has another type than the script writes counts as not read.
+//! Anyone may have changed the report on its way. So its size is limited, unknown fields are ignored, and a value that
+//! is missing, or has another type than the script writes, counts as not read.
 
 mod fact;
 mod linux;
@@ -90,7 +90,7 @@ impl Report {
             Some(FORM) => {}
             Some(form) => {
                 return Err(format!(
-                    "the report has form {form}, but this program knows form {FORM}: use the script of this program"
+                    "the report has form {form}, but this smbdirectctl reads form {FORM}: use the script that it prints"
                 ));
             }
             None => return Err(format!("this is not the report of a client {CURE}")),
@@ -194,7 +194,8 @@ fn origin(report: Fact<'_>, client: Option<IpAddr>, found: &mut Findings) {
     }
 }
 
-/// Returns whether an address is one of this server; also if it is not known which addresses this server has.
+/// Returns whether an address is one of this server's. If this server's addresses are not known, every address counts
+/// as one.
 fn is_this_server(ip: IpAddr, facts: &Facts) -> bool {
     let announced = facts.device.iter().flat_map(|device| &device.addresses);
     let announced = announced.filter_map(|it| ip_of(&it.address));
@@ -237,10 +238,7 @@ fn protocol(client: &[Kind], facts: &Facts, found: &mut Findings) {
     }
     if let Some(common) = client.iter().find(|kind| server.contains(kind)) {
         let name = name_of(*common);
-        return found.ok(
-            CHECK,
-            format!("both the client and this server have {name}"),
-        );
+        return found.ok(CHECK, format!("both the client and this server use {name}"));
     }
     let list = |kinds: &[Kind]| {
         let mut names: Vec<&str> = kinds.iter().map(|kind| name_of(*kind)).collect();
@@ -251,7 +249,7 @@ fn protocol(client: &[Kind], facts: &Facts, found: &mut Findings) {
     found.fail(
         CHECK,
         format!(
-            "the client's RDMA devices have {}, but the addresses of this server have {}: they cannot connect to \
+            "the client's RDMA devices use {}, but the addresses of this server use {}: they cannot connect to \
              each other",
             list(client),
             list(&server)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Finds and runs the programs that the doctor asks: smbd, testparm, and those of firewalls; and smbstatus, which names
-//! users.
+//! Finds and runs the programs that the doctor needs: smbd, testparm, and those of firewalls. Also finds and runs
+//! smbstatus, which knows the users.
 //!
 //! Root runs the doctor, which reads the status of a device that may run as another user. So neither that user nor any
 //! other may choose what runs here. A program, or a configuration for Samba, is [`trusted`] only if root or the user

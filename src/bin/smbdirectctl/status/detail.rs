@@ -10,8 +10,8 @@ use super::super::utc::Utc;
 use super::{Age, Bytes, Connection, Device, process};
 
 /// What to do if data goes in messages because the client does not support RDMA transforms.
-pub(crate) const WITHOUT_TRANSFORMS: &str = "use Windows 11 or Server 2022 as the client, or no signing and \
-    encryption if you trust the network";
+pub(crate) const WITHOUT_TRANSFORMS: &str = "use Windows 11 or Server 2022 as the client, or, if you trust \
+    the network, turn signing and encryption off";
 
 /// Returns the address and the port that the text of a socket's address names, if it is one.
 pub(crate) fn endpoint(text: &str) -> Option<(IpAddr, u16)> {
@@ -62,11 +62,11 @@ impl Display for Wanted {
 }
 
 impl Device {
-    /// Returns everything about some connections.
+    /// Returns everything about the wanted connections.
     ///
     /// # Errors
     ///
-    /// There are none; the error says what is known about them, as a message for people.
+    /// There is no such connection. The error says what is known about the last one, as a message for people.
     pub(crate) fn details(&self, wanted: &Wanted) -> Result<String, String> {
         let connections = self.connections.iter().filter(|it| wanted.is(&it.peer));
         let texts: Vec<String> = connections
@@ -214,7 +214,7 @@ impl Detail<'_> {
             "fresh" => ": the client's first request has not come",
             "offered" => ": no process of smbd has taken it yet",
             "owned" => ": it belongs to a process of smbd",
-            "ending" => ": what is under way is finished, and then it is closed",
+            "ending" => ": it closes once what is under way has finished",
             _ => "",
         };
         writeln!(f, "State        {state}{words}")?;
@@ -288,7 +288,7 @@ impl Detail<'_> {
         match (rdma_read_bytes, rdma_write_bytes) {
             (0, 0) => writeln!(
                 f,
-                "             None has gone by RDMA so far: small reads and writes go in messages."
+                "             Nothing has gone by RDMA so far: small reads and writes go in messages."
             ),
             _ => Ok(()),
         }
@@ -407,7 +407,7 @@ mod tests {
                 serde_json::json!({"protection": "signed", "rdma_read_bytes": 0, "rdma_write_bytes": 0}),
                 [
                     "signed, may go by RDMA, with RDMA transforms",
-                    "None has gone by RDMA so far",
+                    "Nothing has gone by RDMA so far",
                 ],
             ),
             (

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The words for a connection in tables, and in how many columns they fit.
+//! The words for a connection in tables, and the number of columns that they need.
 
 use super::{Connection, process};
 
@@ -26,7 +26,7 @@ impl Connection {
         format!("{}{marks}", self.state)
     }
 
-    /// Returns how data is protected that does not go by RDMA because it is: `signed` or `encrypted`.
+    /// Returns how data is protected, `signed` or `encrypted`, if it goes in messages because of that.
     pub(crate) fn in_messages(&self) -> Option<&str> {
         let of_session = self.protection.as_deref();
         let of_session = of_session.and_then(|how| how.strip_suffix(" in messages"));

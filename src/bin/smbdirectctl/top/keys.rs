@@ -17,7 +17,7 @@ pub(super) enum Key {
     PageDown,
     Home,
     End,
-    /// A key of no use here.
+    /// Any other key.
     Other,
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! `smbdirectctl top`: shows on the whole screen who moves how much at this moment. See smbdirectctl(8).
+//! `smbdirectctl top`: shows the current traffic on the whole screen. See smbdirectctl(8).
 //!
-//! A thread asks the device, so that keys work even while it does not answer. What it finds goes into the
+//! A thread asks the device, so that keys work even while the device does not answer. Its answers go into the
 //! [scene](Scene), keys change the [view](View), and [draw] makes a screen from both. Only this file and
 //! [terminal] touch the terminal.
 
@@ -40,11 +40,11 @@ use super::status::Device;
 use super::users::{self, Sessions};
 use super::{FAILED, Failure, ask, failed, parse_interval, read, unreadable};
 
-/// After the first look at the device, the second comes this soon, because rates need two.
+/// Time between the first two reports of the device: rates need two reports, so the second comes soon.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
-/// How long the users that smbstatus reported are taken for the current ones.
+/// How long the sessions that smbstatus reported are used before it is asked again.
 const KNOWN: Duration = Duration::from_secs(5);
-/// How long the rest of a key may take that is sent as several bytes.
+/// How long the rest of a key may take if the terminal sends the key as several bytes.
 const REST_OF_KEY: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
@@ -63,7 +63,7 @@ pub(crate) struct Options {
         hide_possible_values = true
     )]
     sort: Sort,
-    /// Name the users of the connections, whom smbstatus knows (as root)
+    /// Show the users of the connections, as smbstatus reports them (only as root)
     #[arg(long)]
     users: bool,
     /// Path of smbdirectd's control socket, or of the kernel's device, /dev/smbdirect
@@ -71,7 +71,7 @@ pub(crate) struct Options {
     control: PathBuf,
 }
 
-/// Shows the device until the user has seen enough.
+/// Runs `smbdirectctl top`.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let is_screen = io::stdin().is_terminal() && io::stdout().is_terminal();
     if !is_screen || env::var_os("TERM").is_some_and(|name| name == "dumb") {
@@ -101,11 +101,11 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 struct Source {
     control: PathBuf,
     interval: Duration,
-    /// Whether the users are to be named.
+    /// Whether smbstatus is to be asked for the users.
     wants_users: AtomicBool,
 }
 
-/// Shows the device until a key or a signal ends that.
+/// Shows the device until a key or a signal ends the program.
 fn show(options: &Options, device: Device) -> io::Result<()> {
     let (mut bell, ringer) = UnixStream::pair()?;
     bell.set_nonblocking(true)?;
@@ -152,7 +152,7 @@ fn show(options: &Options, device: Device) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         };
         let has_input = !ready[0].revents().is_empty();
-        // Only that there is something to do matters, not how much.
+        // The bytes only wake this thread; their number does not matter.
         while matches!(bell.read(&mut [0; 64]), Ok(1..)) {}
         if is_ending.load(Ordering::Relaxed) {
             return Ok(());
@@ -208,7 +208,7 @@ fn collect(
     }
 }
 
-/// Asks the device again and again, until nobody wants to know.
+/// Asks the device again and again, until the other thread has gone.
 fn look(
     source: &Source,
     answers: &Sender<Result<Device, String>>,
@@ -242,7 +242,7 @@ fn ask_device(source: &Source) -> Result<Device, String> {
 /// What smbstatus said, and when.
 type Known = (Instant, Result<Sessions, String>);
 
-/// Returns the sessions that smbstatus reports, or has just reported.
+/// Returns the sessions that smbstatus reports, or reported a short time ago.
 fn known<'a>(known: &'a mut Option<Known>, device: &Device) -> &'a Result<Sessions, String> {
     let fresh = known.take().filter(|(when, _)| when.elapsed() < KNOWN);
     let fresh = fresh.unwrap_or_else(|| (Instant::now(), users::ask(device)));

@@ -16,7 +16,7 @@ pub(super) struct Scene {
     pub(super) shown: Device,
     /// Processor time of the device in percent of one processor.
     pub(super) cpu: Option<f64>,
-    /// Whether the device has been started anew, and has been up for less than [`NEW`].
+    /// Whether the device was restarted, and has been up for less than [`NEW`].
     pub(super) is_new: bool,
     /// Why the device does not answer.
     pub(super) silence: Option<String>,

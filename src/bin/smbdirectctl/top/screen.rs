@@ -185,7 +185,7 @@ fn warnings(scene: &Scene, view: &View) -> impl Iterator<Item = String> {
     });
     let users = match &device.users {
         Some(Err(reason)) if view.has_users => Some(format!("users are unknown: {reason}")),
-        None if view.has_users => Some("users are known after the next look".to_owned()),
+        None if view.has_users => Some("users are shown after the next update".to_owned()),
         _ => None,
     };
     let listener = device.listener().is_none() && silence.is_none();

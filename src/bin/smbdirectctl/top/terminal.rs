@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The terminal as a whole screen: without echo and line editing, and restored at the end, whatever the end is.
+//! The terminal as a whole screen, without echo and line editing. However the program ends, the terminal is restored.
 //!
 //! This needs only the calls of termios and a few control sequences (ECMA-48, and xterm's private modes 7, 25 and
-//! 1049), which every terminal of the last decades knows. Libraries for terminals would bring rustix, signal-hook and
-//! strum in second versions, and no second versions of a crate are in the product (`tests/repository/duplicates.rs`).
+//! 1049), which every terminal of the last decades supports. Libraries for terminals would bring second versions of
+//! rustix, signal-hook and strum, and the product must not have two versions of a crate
+//! (`tests/repository/duplicates.rs`).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -58,7 +59,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Takes the terminal. There is one at a time.
+    /// Takes over the terminal. Only one of these exists at a time.
     pub(super) fn open(
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
@@ -81,7 +82,7 @@ impl Terminal {
             output: output.try_clone()?,
             modes,
         });
-        // From here on, its end restores the terminal.
+        // From here on, dropping it restores the terminal.
         let mut terminal = Self {
             output,
             has_colours,

@@ -51,7 +51,7 @@ impl Sort {
     }
 }
 
-/// What a key demands, apart from another view.
+/// What is to be done after a key, besides changing the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Draw the screen again.
@@ -59,7 +59,7 @@ pub(super) enum Action {
     /// Ask the device at once.
     Look,
     Quit,
-    /// Stop, as shells have programs do at Ctrl-Z.
+    /// Suspend the program, as Ctrl-Z does in shells.
     Suspend,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! What has changed between two runs, and whether it is more than the rounds of a run differ.
+//! What has changed between two runs, and whether the change exceeds the spread of the rounds.
 
 use std::fmt::{self, Display};
 
@@ -171,7 +171,7 @@ impl Comparison {
     pub(crate) fn summary(&self) -> String {
         let count = |verdict| self.count(verdict);
         let mut text = format!(
-            "Throughput of {} cases: {} better and {} worse by more than the rounds differ, {} the same",
+            "Throughput of {} cases: {} better and {} worse beyond the spread of the rounds, {} the same",
             self.cases.len(),
             count(Verdict::Better),
             count(Verdict::Worse),

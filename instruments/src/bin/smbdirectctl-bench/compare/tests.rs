@@ -98,7 +98,7 @@ fn rounds_that_do_not_overlap_make_a_difference() {
     assert_eq!(tcp.ratio(), "1.22");
     let text = comparison.to_string();
     assert!(
-        text.contains("1 better and 1 worse by more than the rounds differ, 0 the same"),
+        text.contains("1 better and 1 worse beyond the spread of the rounds, 0 the same"),
         "{text}"
     );
     assert!(text.contains(" 1.22 better "), "{text}");

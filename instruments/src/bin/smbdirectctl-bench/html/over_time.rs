@@ -9,7 +9,7 @@ use crate::report::{Row, Run, median};
 /// Maximum number of points of a line, because more cannot be told apart, and would make a long table.
 const MOST_POINTS: usize = 60;
 
-/// What the rounds of a case were like at the same time after their start.
+/// Throughput and latency of a case's rounds, at the same time after their start.
 #[derive(Debug, PartialEq)]
 struct Point {
     /// Throughput: the least, the median and the most of the rounds.

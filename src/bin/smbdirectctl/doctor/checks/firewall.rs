@@ -3,8 +3,9 @@
 //! Checks whether a firewall lets TCP port 5445 in.
 //!
 //! The rules are read line by line, as the firewall's program prints them. A rule counts if it names port 5445 alone,
-//! or in a list or a range. Where a packet comes from does not count: whoever opens a port for a part of the network
-//! knows why. Of nftables' rules, only those count that incoming packets meet. The order of rules does not count.
+//! or in a list or a range. Where a packet comes from does not count: an administrator who opens a port for a part of
+//! the network has a reason. Of the nftables rules, only those that apply to incoming packets count. The order of rules
+//! does not count.
 
 use std::collections::BTreeMap;
 
@@ -144,8 +145,8 @@ fn nft_names_port(rule: &str, rules: &str) -> bool {
     words(ports).take_while(is_port).any(names_port)
 }
 
-/// Returns the rules that incoming packets meet: those of chains with the hook `input`, and those of chains to which
-/// these lead.
+/// Returns the rules that apply to incoming packets: those of chains with the hook `input`, and those of chains to
+/// which these jump.
 fn input_rules(rules: &str) -> Vec<&str> {
     let mut chains: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     let (mut table, mut chain) = ("", Some(""));

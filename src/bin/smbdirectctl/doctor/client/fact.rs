@@ -34,7 +34,7 @@ impl<'a> Fact<'a> {
         }
     }
 
-    /// Returns a truth value, or a text such as `True`, as PowerShell writes some of them.
+    /// Returns a truth value. PowerShell writes some of them as texts, such as `True`.
     pub(super) fn flag(self) -> Option<bool> {
         match self.0? {
             Value::Bool(flag) => Some(*flag),

@@ -19,7 +19,7 @@ const FAULTS: [(&str, &str); 2] = [
 pub(super) fn judge(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
     let can = kernel(report, found);
     let devices = devices(report, facts, found);
-    // Mounts without SMB Direct are no surprise if the kernel cannot do better.
+    // If the kernel does not have SMB Direct, its mounts say nothing new.
     if can && mounts(report, facts, &devices, found) {
         connections(report, found);
         faults(report, found);
@@ -42,7 +42,7 @@ fn kernel(report: Fact<'_>, found: &mut Findings) -> bool {
         _ => None,
     };
     let is_absent = report.at("cifs").text().as_deref() == Some("absent");
-    // What the module that runs says of itself counts more: it need not come with this kernel.
+    // What the loaded module says about itself takes precedence, because it may come from elsewhere than the kernel.
     match of_module.or(of_config) {
         Some(false) => {
             found.fail(
@@ -62,7 +62,7 @@ fn kernel(report: Fact<'_>, found: &mut Findings) -> bool {
         }
         None => found.skip(
             CHECK,
-            "whether the client's kernel has CONFIG_CIFS_SMB_DIRECT was not read",
+            "the script could not read whether the client's kernel has CONFIG_CIFS_SMB_DIRECT",
         ),
         Some(true) => found.ok(
             CHECK,
@@ -192,7 +192,7 @@ fn with_rdma(mount: Fact<'_>, options: &[&str], found: &mut Findings) {
         options.find_map(|(key, value)| (key == name).then_some(value))
     };
     let sealed = options.contains(&"seal");
-    // cifs.ko shows that it signs by the last letter of `sec`, as in `ntlmsspi`.
+    // If cifs.ko signs, the last letter of `sec` is an i, as in `ntlmsspi`.
     let signed = options.contains(&"sign")
         || value("sec")
             .is_some_and(|sec| sec.starts_with("ntlm") && sec.ends_with('i') || sec == "krb5i");
@@ -212,7 +212,9 @@ fn with_rdma(mount: Fact<'_>, options: &[&str], found: &mut Findings) {
     };
     found.warn(
         CHECK,
-        format!("{source} is mounted with rdma, but its data is {how}, and so goes in messages"),
+        format!(
+            "{source} is mounted with rdma, but its data is {how}, and therefore goes in messages"
+        ),
         cure,
     );
 }

@@ -3,7 +3,7 @@
 # Gathers what decides on a Linux client whether SMB Direct is used, and prints it as JSON.
 # Written by smbdirectctl @VERSION@: smbdirectctl doctor --client-script linux > check.sh
 #
-# Mount the share, and run this, best as root:
+# Mount the share, and run this, preferably as root:
 #     sh check.sh 10.0.0.1 > report.json
 # Then let the server judge the report:
 #     smbdirectctl doctor --client-report report.json

@@ -149,7 +149,7 @@ fn clients_with_which_all_is_well_have_no_complaints() {
         "Microsoft Windows 11 Enterprise has an SMB Direct client",
         "requires signing, and has RDMA transforms",
         "RDMA for SMB on RDMA1 (10.0.0.21, fe80::21)",
-        "both the client and this server have RoCE",
+        "both the client and this server use RoCE",
         "uses RDMA from 10.0.0.21 to 10.0.0.1",
     ] {
         assert!(
@@ -310,7 +310,7 @@ fn says_what_keeps_windows_from_rdma() {
                 &[("/adapters/0/technology", json!("1"))],
                 Verdict::Fail,
                 "client protocol",
-                "RDMA devices have iWARP, but the addresses of this server have RoCE",
+                "RDMA devices use iWARP, but the addresses of this server use RoCE",
                 "docs/iwarp.md",
             ),
             (
@@ -547,7 +547,7 @@ fn says_what_keeps_linux_from_rdma() {
                 &[("/devices/0/node_type", json!("4: RNIC"))],
                 Verdict::Fail,
                 "client protocol",
-                "have iWARP, but the addresses of this server have RoCE",
+                "use iWARP, but the addresses of this server use RoCE",
                 "siw",
             ),
             (
@@ -582,7 +582,7 @@ fn says_what_keeps_linux_from_rdma() {
                 &[("/mounts/0/options", json!(format!("{plain},rdma,seal")))],
                 Verdict::Warn,
                 "client mount",
-                "its data is encrypted, and so goes in messages",
+                "its data is encrypted, and therefore goes in messages",
                 "rsize=131072",
             ),
             (

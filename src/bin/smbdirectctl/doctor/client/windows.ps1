@@ -2,7 +2,7 @@
 # Gathers what decides on a Windows client whether SMB Direct is used, and prints it as JSON.
 # Written by smbdirectctl @VERSION@: smbdirectctl doctor --client-script windows > check.ps1
 #
-# Copy a large file from or to the share, and run this meanwhile, best as an administrator:
+# Copy a large file from or to the share, and run this meanwhile, preferably as an administrator:
 #     powershell -ExecutionPolicy Bypass -File check.ps1 -Server 10.0.0.1 > report.json
 # Then let the server judge the report:
 #     smbdirectctl doctor --client-report report.json

@@ -85,7 +85,7 @@ fn feature(report: Fact<'_>, found: &mut Findings) {
 fn multichannel(report: Fact<'_>, found: &mut Findings) {
     const CHECK: &str = "client multichannel";
     match report.at("configuration").at("multichannel").flag() {
-        Some(true) => found.ok(CHECK, "SMB multichannel is on on the client"),
+        Some(true) => found.ok(CHECK, "SMB multichannel is enabled on the client"),
         Some(false) => found.fail(
             CHECK,
             "SMB multichannel is off on the client: without it, Windows does not look for RDMA",
@@ -123,7 +123,7 @@ fn signing(report: Fact<'_>, found: &mut Findings) {
         }
         None => found.skip(
             CHECK,
-            format!("the client requires {what}; the build of Windows, which decides about RDMA then, was not read"),
+            format!("the client requires {what}; its build of Windows, on which RDMA then depends, was not read"),
         ),
     }
 }
@@ -189,7 +189,7 @@ fn adapters(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Checks that the client's SMB uses an interface with RDMA.
+/// Checks that the client's SMB can use an interface with RDMA.
 fn interfaces(report: Fact<'_>, found: &mut Findings) {
     const CHECK: &str = "client rdma";
     let Some(interfaces) = report.at("interfaces").items() else {
@@ -259,8 +259,8 @@ fn channels(report: Fact<'_>, facts: &Facts, found: &mut Findings) {
             "the client failed to connect from {client} to {server}, although both have RDMA"
         );
         let cure = format!(
-            "look for a firewall at RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP), for RoCE v1 against v2, \
-             and for lost packets: {GUIDES}"
+            "look for a firewall at RDMA port 445 (RoCE, InfiniBand) or TCP port 5445 (iWARP), for RoCE v1 on one \
+             side, and for lost packets: {GUIDES}"
         );
         return match uses_rdma {
             Some(_) => found.warn(CHECK, message, &cure),
@@ -280,7 +280,7 @@ fn could_be_rdma(channel: Fact<'_>) -> bool {
 }
 
 fn is_rdma(channel: Fact<'_>) -> bool {
-    // Older versions of Windows do not count the connections by RDMA.
+    // Older versions of Windows do not count the RDMA connections separately.
     let rdma = channel.at("rdma_channels").number();
     let count = rdma.or_else(|| channel.at("channels").number());
     could_be_rdma(channel) && channel.at("failed").flag() != Some(true) && count > Some(0)
