@@ -96,7 +96,7 @@ pub struct PcapWriter<W> {
     /// The comment on the packets that are written, where the form has comments.
     comment: String,
     streams: Vec<Stream>,
-    /// The places in `streams` of those that have ended, which new ones take: a file may have very many, one after another.
+    /// The places in `streams` of those that have ended, which new ones take: a file may have very many streams.
     ended: Vec<usize>,
     /// The latest time that was given, because packets are in the order of time.
     now: Instant,
