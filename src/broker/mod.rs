@@ -242,7 +242,7 @@ impl Broker {
             waker: Arc::new(waker),
         };
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
-        let kinds = kinds_of_reactors(&shared.config());
+        let kinds = shared.reactors.clone();
         for (number, kind) in kinds.iter().copied().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
             let transport = listen(&shared, Tap::new(fabric), kind, &mut listen_at)?;
