@@ -287,17 +287,11 @@ impl Broker {
             waker: Arc::new(waker),
         };
         let (mut reactors, mut to_reactors) = (Vec::new(), Vec::new());
-        let kinds = kinds_of_reactors(&shared.config());
+        let kinds = shared.reactors.clone();
         for (number, kind) in kinds.iter().copied().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
             let of = (number, kind);
-            let transport = listen(
-                &shared,
-                Tap::new(fabric),
-                of,
-                &mut listen_at,
-                kept.as_mut(),
-            )?;
+            let transport = listen(&shared, Tap::new(fabric), of, &mut listen_at, kept.as_mut())?;
             let (to_reactor, commands) = unbounded();
             let registry = transport.0.fabric().registry();
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
@@ -570,7 +564,11 @@ fn group_error(
 }
 
 /// Continues the shards of an earlier broker, and its events.
-fn continue_shards<F: Keep + Reconfigure>(reactors: &mut [Reactor<F>], mut kept: Kept, shared: &Shared) {
+fn continue_shards<F: Keep + Reconfigure>(
+    reactors: &mut [Reactor<F>],
+    mut kept: Kept,
+    shared: &Shared,
+) {
     shared.adopt_events(std::mem::take(&mut kept.state.events));
     let (mut continued, mut all) = (0, 0);
     for shard in std::mem::take(&mut kept.state.shards) {

@@ -11,11 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use super::config::Config;
 use super::events::{self, KeptEvents, Rings, What};
+use super::kinds_of_reactors;
 use super::process::Process;
 use crate::device::abi::Token;
 use crate::engine::memory::{Account, Reserve};
 use crate::engine::registry::Registry;
 use crate::engine::shard::{Host, Rules};
+use crate::fabric::FabricKind;
 use crate::units::Instant;
 
 /// The state that all threads of a broker share.
@@ -27,6 +29,8 @@ pub(super) struct Shared {
     pub(super) memory: Arc<Account>,
     /// The part of the memory of all workers that is kept for workers that wait.
     pub(super) reserve: Reserve,
+    /// The fabric of each reactor. A reload makes and ends none, whatever it listens on.
+    pub(super) reactors: Vec<FabricKind>,
     start: std::time::Instant,
     /// The clock when this broker started: what it was when an earlier broker stood still.
     before: Duration,
@@ -44,6 +48,7 @@ impl Shared {
         Self {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
+            reactors: kinds_of_reactors(&config),
             registry: Mutex::new(Registry::new(config.limits())),
             events: Mutex::default(),
             config: RwLock::new(Arc::new(config)),
@@ -153,5 +158,23 @@ impl Host for Arc<Shared> {
         let mut token = Token::default();
         getrandom::fill(&mut token).ok()?;
         Some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_without_addresses_of_a_fabric_changes_no_reactor() {
+        let shared = Shared::new(Config {
+            reactors: 3,
+            ..Config::default()
+        });
+        shared.set_config(Config {
+            listen: Vec::new(),
+            ..(*shared.config()).clone()
+        });
+        assert_eq!(shared.reactors, [FabricKind::Software; 3]);
     }
 }

@@ -69,6 +69,8 @@ struct End {
     address: SocketAddr,
     /// The sequence number of the next byte that this end sends.
     sequence: u32,
+    /// The end sends nothing more.
+    is_closed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +96,8 @@ pub struct PcapWriter<W> {
     /// The comment on the packets that follow, if the form has comments.
     comment: String,
     streams: Vec<Stream>,
+    /// The places in `streams` of those that have ended, which new ones take: a file may have very many streams.
+    ended: Vec<usize>,
     /// The latest time that was given, because packets are in the order of time.
     now: Instant,
     record: Vec<u8>,
@@ -126,6 +130,7 @@ impl<W: Write> PcapWriter<W> {
             form,
             comment: String::new(),
             streams: Vec::new(),
+            ended: Vec::new(),
             now: Instant::ZERO,
             record: Vec::new(),
         }
@@ -149,12 +154,21 @@ impl<W: Write> PcapWriter<W> {
         if client.is_ipv4() != server.is_ipv4() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let id = StreamId(self.streams.len());
-        let end = |address, sequence| End { address, sequence };
-        self.streams.push(Stream {
+        let end = |address, sequence| End {
+            address,
+            sequence,
+            is_closed: false,
+        };
+        let stream = Stream {
             client: end(client, 1000),
             server: end(server, 2000),
-        });
+        };
+        let ended = self.ended.pop();
+        let id = StreamId(ended.unwrap_or(self.streams.len()));
+        match self.streams.get_mut(id.0) {
+            Some(place) => *place = stream,
+            None => self.streams.push(stream),
+        }
         self.packet(id, Direction::ToServer, SYN, &[])?;
         self.packet(id, Direction::ToClient, SYN | ACK, &[])?;
         self.packet(id, Direction::ToServer, ACK, &[])?;
@@ -177,7 +191,7 @@ impl<W: Write> PcapWriter<W> {
         Ok(())
     }
 
-    /// Ends one direction; nothing more goes in it afterwards.
+    /// Ends one direction; nothing more goes in it afterwards. Once both have ended, `stream` has no meaning.
     pub fn close(
         &mut self,
         stream: StreamId,
@@ -185,7 +199,18 @@ impl<W: Write> PcapWriter<W> {
         time: Instant,
     ) -> io::Result<()> {
         self.now = self.now.max(time);
-        self.packet(stream, direction, FIN | ACK, &[])
+        self.packet(stream, direction, FIN | ACK, &[])?;
+        if let Some(Stream { client, server }) = self.streams.get_mut(stream.0) {
+            let (one, other) = match direction {
+                Direction::ToServer => (client, server),
+                Direction::ToClient => (server, client),
+            };
+            let was_closed = std::mem::replace(&mut one.is_closed, true);
+            if !was_closed && other.is_closed {
+                self.ended.push(stream.0);
+            }
+        }
+        Ok(())
     }
 
     /// Flushes the writer.
@@ -429,6 +454,29 @@ mod tests {
             let pseudo = [&packet[8..40], &[0, 6], &packet[4..6], &packet[40..]].concat();
             assert_eq!(sum(&pseudo), [0, 0]);
         }
+    }
+
+    #[test]
+    fn streams_that_have_ended_cost_nothing() {
+        let mut pcap = PcapWriter::new(Vec::new()).unwrap();
+        let addresses = ["10.0.0.1:1", "10.0.0.2:2"].map(|address| address.parse().unwrap());
+        let [client, server] = addresses;
+        let lives = pcap.stream(client, server).unwrap();
+        for _ in 0..100 {
+            let stream = pcap.stream(client, server).unwrap();
+            assert_ne!(stream, lives);
+            let time = Instant::ZERO;
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                pcap.data(stream, direction, time, b"x").unwrap();
+                pcap.close(stream, direction, time).unwrap();
+            }
+            // A second end of the same direction counts for nothing.
+            pcap.close(stream, Direction::ToClient, time).unwrap();
+        }
+        assert_eq!((pcap.streams.len(), pcap.ended.len()), (2, 1));
+        let file = pcap.into_inner();
+        let begins = packets(&file).iter().filter(|it| it.1[33] == SYN).count();
+        assert_eq!(begins, 101);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Tests what smbd tells the device about connections, which `smbdirectctl status` shows: what is encrypted although
 //! the session does not demand that, and whether there is a session at all.
 
-use instruments::client::{Config, Connection, TransformType};
+use instruments::client::{Config, Connection, Create, Disposition, TransformType};
 use instruments::samba::{Server, Setup};
 use serde_json::Value;
 
@@ -93,11 +93,16 @@ fn a_session_that_encrypts_is_noted_as_such_and_its_data_not_once_more() {
         ..Setup::default()
     });
     place(&server, "file", &pattern(1000, 1));
-    let mut client = Client::connect_with(&server, config(false, &[TransformType::Encryption]));
-    let file = client.open("file");
-    let read = client.direct.read(client.tree, file, 0, 1000);
+    // Such a server does not bind a channel to an encrypted session.
+    let config = config(false, &[TransformType::Encryption]);
+    let mut direct = Connection::smb_direct(server.smb_direct, config).expect("SMB Direct");
+    direct.log_in(&credentials(&server)).expect("a session");
+    let tree = direct.tree_connect(&server.share_path()).expect("a tree");
+    let how = Create::file(Disposition::Open);
+    let file = direct.create(tree, "file", &how).expect("a file").file;
+    let read = direct.read(tree, file, 0, 1000);
     assert_eq!(read.expect("a READ").len(), 1000);
-    client.tcp.close(client.tree, file).expect("a close");
+    direct.close(tree, file).expect("a close");
     let said = connection(&server, |it| it["protection"] == "encrypted");
     assert_eq!(said["encrypted_by"], Value::Array(vec![]));
 }

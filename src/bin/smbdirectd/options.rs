@@ -61,10 +61,7 @@ impl Options {
     ///
     /// The error says what is wrong and where, as a message for people.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
-        let (path, may_be_missing) = match &self.config {
-            Some(path) => (path.as_path(), false),
-            None => (Path::new(DEFAULT_FILE), true),
-        };
+        let (path, may_be_missing) = self.file();
         let text = match fs::read_to_string(path) {
             Err(error) if may_be_missing && error.kind() == ErrorKind::NotFound => String::new(),
             result => result.map_err(|error| format!("{}: {error}", path.display()))?,
@@ -80,6 +77,31 @@ impl Options {
             Failure::Config(format!("{}{error}", if is_option { "--" } else { "" }))
         })?;
         Ok(settings)
+    }
+
+    /// Checks that the configuration file can be read without waiting for another process. A daemon that runs must not
+    /// wait: meanwhile, it would obey no signal, and the service manager would take it for dead.
+    ///
+    /// # Errors
+    ///
+    /// The file is a pipe, a terminal, or anything else that is not a file.
+    pub(crate) fn check_file(&self) -> Result<(), Failure> {
+        let (path, _) = self.file();
+        match fs::metadata(path) {
+            Ok(found) if !found.is_file() => Err(Failure::Config(format!(
+                "{}: this is not a regular file, which a reload needs",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the path of the configuration file, and whether the file may be missing.
+    fn file(&self) -> (&Path, bool) {
+        match &self.config {
+            Some(path) => (path.as_path(), false),
+            None => (Path::new(DEFAULT_FILE), true),
+        }
     }
 
     fn override_in(&self, settings: &mut Settings) {

@@ -68,6 +68,7 @@ impl<'a> Reload<'a> {
 
     /// Returns what could not be done, if there was anything.
     fn reload(&mut self, broker: &mut Broker) -> Result<Option<String>, Failure> {
+        self.options.check_file()?;
         let wanted = self.options.settings()?;
         filter(&wanted.log).map_err(Failure::Config)?;
         let plan = Plan::new(&self.settings, &wanted);

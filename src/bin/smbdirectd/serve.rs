@@ -167,8 +167,26 @@ fn wait_for_stop(
 ) -> Result<Signal, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
+    let mut check_at = Instant::now() + time;
     loop {
-        match signals.recv_timeout(time) {
+        let now = Instant::now();
+        // Signals that come one after another must not keep this from happening.
+        if check_at <= now {
+            check_at = now + time;
+            if broker.has_ended() {
+                return Err("the broker has ended unexpectedly".to_owned());
+            }
+            // The broker's status needs an answer from each of its threads, and so shows that all of them run.
+            if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
+                notify(&[NotifyState::Watchdog]);
+                let now = reload.note(whereabouts(&status.listen, &status.missing));
+                if now != said {
+                    notify(&[NotifyState::Status(&now)]);
+                    said = now;
+                }
+            }
+        }
+        match signals.recv_timeout(check_at.saturating_duration_since(now)) {
             Ok((SIGHUP, _)) => said = reload.run(broker),
             Ok((SIGUSR1 | SIGUSR2, _)) => {
                 info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
@@ -180,20 +198,7 @@ fn wait_for_stop(
             Err(RecvTimeoutError::Disconnected) => {
                 return Err("the signal thread has ended".to_owned());
             }
-            Err(RecvTimeoutError::Timeout) => {
-                if broker.has_ended() {
-                    return Err("the broker has ended unexpectedly".to_owned());
-                }
-                // The broker's status needs an answer from each of its threads, and so shows that all of them run.
-                if let Some(Ok(status)) = watchdog.map(|_| broker.status()) {
-                    notify(&[NotifyState::Watchdog]);
-                    let now = reload.note(whereabouts(&status.listen, &status.missing));
-                    if now != said {
-                        notify(&[NotifyState::Status(&now)]);
-                        said = now;
-                    }
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }

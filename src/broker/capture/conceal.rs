@@ -146,14 +146,19 @@ impl Conceal {
             return;
         }
         let Ok(transfer) = DataTransfer::parse(message) else {
-            // This message ends the connection.
+            // This message ends the connection, or its bytes are missing here, so that nobody knows where the next message
+            // begins.
             message.fill(0);
+            *next = Next::unseen();
             return;
         };
         let range = transfer.payload.start as usize..transfer.payload.end as usize;
-        // A peer may send more bytes than the message says; nothing reads them.
-        if let Some(ignored) = message.get_mut(range.end.max(DataTransfer::EMPTY_LENGTH)..) {
-            ignored.fill(0);
+        // A peer may send more bytes than the message says, before its payload and after it; nothing reads them.
+        let header = DataTransfer::EMPTY_LENGTH;
+        for ignored in [header..range.start, range.end.max(header)..message.len()] {
+            if let Some(ignored) = message.get_mut(ignored) {
+                ignored.fill(0);
+            }
         }
         let Some(payload) = message.get_mut(range).filter(|it| !it.is_empty()) else {
             return;
@@ -337,5 +342,36 @@ mod tests {
         let mut message = [&header[..length], SECRET].concat();
         conceal.edit(Direction::ToServer, &mut message);
         assert_eq!(message[20..], vec![0; SECRET.len()]);
+    }
+
+    #[test]
+    fn hides_bytes_between_the_header_and_a_payload_far_behind_it() {
+        let mut conceal = conceal(0);
+        let element = element(5, false, 0, &[9; 56]);
+        let transfer = DataTransfer {
+            credits_requested: Credits(1),
+            credits_granted: Credits(0),
+            flags: 0,
+            remaining_data_length: 0,
+            payload: DataTransfer::payload_of(element.len() as u32),
+        };
+        let (mut header, _) = transfer.emit();
+        // The offset of the payload ([MS-SMBD] 2.2.3).
+        header[12..16].copy_from_slice(&48u32.to_le_bytes());
+        let mut message = [&header[..], &[7; 24], &element].concat();
+        conceal.edit(Direction::ToServer, &mut message);
+        assert_eq!(message, [&header[..], &[0; 24], &element].concat());
+    }
+
+    #[test]
+    fn shows_nothing_of_a_message_after_a_fragment_whose_bytes_are_missing() {
+        let mut conceal = conceal(0);
+        let direction = Direction::ToServer;
+        conceal.edit(direction, &mut []);
+        let secret = [&b"\xfeSMB"[..], &[9; 200]].concat();
+        let hidden = shown(&mut conceal, direction, &secret, 50);
+        assert_eq!(hidden, vec![0; secret.len()]);
+        let next = element(5, false, 0, &[9; 300]);
+        assert_eq!(shown(&mut conceal, direction, &next, 50), next);
     }
 }

@@ -207,6 +207,7 @@ impl<F: Fabric> Tap<F> {
             interface,
             until: None,
         };
+        self.now = now;
         running.capture.set_time(now);
         for found in underway {
             let next = |is_within| match found.status.negotiated {

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use super::Control;
 use super::request::{Answer, Refusal, answered};
 use crate::broker::capture::{Order, Target};
-use crate::broker::kinds_of_reactors;
 use crate::broker::process::{Process, send};
 use crate::broker::reactor::Command;
 use crate::device::Status;
@@ -42,8 +41,7 @@ impl Control {
         if self.captures.0.len() >= MOST {
             return Ok(Answer::Now(Err(Status::Limit)));
         }
-        let kinds = kinds_of_reactors(&self.shared.config());
-        let named = kinds.iter().enumerate();
+        let named = self.shared.reactors.iter().enumerate();
         let names: Vec<String> = named
             .map(|(number, kind)| format!("reactor {number} ({kind})"))
             .collect();

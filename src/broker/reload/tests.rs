@@ -57,6 +57,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("queue_depth", "512"),
     ("drain_timeout", "\"7 s\""),
     ("metrics.listen", "\"127.0.0.1:7\""),
+    ("metrics.socket", "\"/run/smbdirect/metrics\""),
     ("iwarp.crc", "true"),
     ("acceptor.receive_credit_max", "7"),
     ("acceptor.send_credit_target", "7"),

@@ -272,9 +272,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         &self,
         wants: impl Fn(core::net::SocketAddr) -> bool,
     ) -> Vec<crate::transport::Underway> {
-        let conns = self.transport.connections();
-        let underway = conns.filter_map(|conn| self.transport.underway(conn));
-        underway.filter(|it| wants(it.status.peer)).collect()
+        let transport = &self.transport;
+        // All else about a connection costs much more than its status.
+        let wanted = transport
+            .connections()
+            .filter(|conn| transport.status(*conn).is_some_and(|it| wants(it.peer)));
+        wanted.filter_map(|conn| transport.underway(conn)).collect()
     }
 
     /// Sets the rules, and the configuration of the transport. What has begun already, such as the time for a login,

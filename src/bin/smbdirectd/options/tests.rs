@@ -115,3 +115,14 @@ fn says_what_is_wrong_and_where() {
         "{wrong}"
     );
 }
+
+#[test]
+fn a_reload_reads_nothing_that_could_keep_it_waiting() {
+    let file = File::new("regular", "");
+    // Reading says what is wrong with a file that is missing.
+    for argument in [file.argument(), "--config=/nowhere/at/all".to_owned()] {
+        assert!(options(&[&argument]).check_file().is_ok(), "{argument}");
+    }
+    let refused = options(&["--config=/dev/null"]).check_file();
+    assert!(matches!(refused, Err(Failure::Config(why)) if why.starts_with("/dev/null: ")));
+}

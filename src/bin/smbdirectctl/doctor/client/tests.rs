@@ -519,7 +519,7 @@ fn says_what_keeps_linux_from_rdma() {
                 &[("/smb_direct", json!("")), ("/debug_data", json!([]))],
                 Verdict::Skipped,
                 kernel,
-                "was not read",
+                "the script could not read",
                 "",
             ),
             (
