@@ -167,10 +167,11 @@ mod tests {
 
     #[test]
     fn a_configuration_without_addresses_of_a_fabric_changes_no_reactor() {
-        let shared = Shared::new(Config {
+        let config = Config {
             reactors: 3,
             ..Config::default()
-        });
+        };
+        let shared = Shared::new(config, Instant::ZERO);
         shared.set_config(Config {
             listen: Vec::new(),
             ..(*shared.config()).clone()

@@ -40,6 +40,29 @@ impl ControlSocket {
     pub(in crate::broker) fn accept(&self) -> io::Result<SeqSocket> {
         self.listener.accept()
     }
+
+    /// Returns what another broker needs, besides the descriptor, to continue this socket.
+    pub(in crate::broker) fn keep(&self) -> KeptSocket {
+        KeptSocket {
+            path: self.path.clone(),
+            file: self.file,
+        }
+    }
+
+    /// Continues a socket, to which no group may connect until it is [shared](Self::share) again. Returns `None` if its
+    /// file is no longer there.
+    pub(in crate::broker) fn adopt(kept: &KeptSocket, descriptor: OwnedFd) -> Option<Self> {
+        let file = fs::symlink_metadata(&kept.path).ok()?;
+        if (file.dev(), file.ino()) != kept.file {
+            return None;
+        }
+        fs::set_permissions(&kept.path, Permissions::from_mode(0o600)).ok()?;
+        Some(Self {
+            listener: descriptor.into(),
+            path: kept.path.clone(),
+            file: kept.file,
+        })
+    }
 }
 
 impl ControlSocket<UnixListener> {
@@ -78,29 +101,6 @@ impl<L> ControlSocket<L> {
             listener,
             path: path.to_owned(),
             file: (file.dev(), file.ino()),
-        })
-    }
-
-    /// Returns what another broker needs, besides the descriptor, to continue this socket.
-    pub(in crate::broker) fn keep(&self) -> KeptSocket {
-        KeptSocket {
-            path: self.path.clone(),
-            file: self.file,
-        }
-    }
-
-    /// Continues a socket, to which no group may connect until it is [shared](Self::share) again. Returns `None` if its
-    /// file is no longer there.
-    pub(in crate::broker) fn adopt(kept: &KeptSocket, descriptor: OwnedFd) -> Option<Self> {
-        let file = fs::symlink_metadata(&kept.path).ok()?;
-        if (file.dev(), file.ino()) != kept.file {
-            return None;
-        }
-        fs::set_permissions(&kept.path, Permissions::from_mode(0o600)).ok()?;
-        Some(Self {
-            listener: descriptor.into(),
-            path: kept.path.clone(),
-            file: kept.file,
         })
     }
 

@@ -43,7 +43,7 @@ use crate::engine::registry::Close;
 use crate::engine::shard::{self, Claim, Rules, Shard, Why};
 use crate::fabric::{
     ConnId, FabricError, FabricKind, Keep, ListenerId, LocalAddress, LocalAddresses, Reconfigure,
-    SharedEpoll, iwarp,
+    iwarp,
 };
 use crate::proto;
 use crate::transport::{self, CloseReason, Lines, Transport};
