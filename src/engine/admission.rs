@@ -122,12 +122,20 @@ impl Admission {
         Some((stranger, limit))
     }
 
-    /// Adds a connection that an earlier device admitted.
+    /// Adds a connection that an earlier device admitted, and perhaps offered, whatever the limits are now.
     #[cfg(feature = "broker")]
-    pub(super) fn adopt(&mut self, place: Place, source: Source, is_stranger: bool) {
+    pub(super) fn adopt(
+        &mut self,
+        place: Place,
+        source: Source,
+        (is_stranger, is_offered): (bool, bool),
+    ) {
         self.connections.add(place, source);
         if is_stranger {
             self.strangers.add(place, source);
+        }
+        if is_offered {
+            self.offered.add(place, source);
         }
     }
 

@@ -122,7 +122,7 @@ fn place(fragment: &Fragment, stride: u32) -> (usize, usize) {
 }
 
 /// The end of an operation that was queued or posted on a connection that is not continued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Flushed {
     /// A message, with its cookie.
     Send(u64),
@@ -132,20 +132,25 @@ pub(crate) enum Flushed {
     Read(u64),
 }
 
+/// Returns what is in the queues, in the order in which its end has to be reported.
+fn flushed(sends: &SendQueue, reads: &ReadQueue) -> Vec<Flushed> {
+    let mut events: Vec<Event<()>> = Vec::new();
+    let nothing = ConnId::default();
+    sends.clone().flush(nothing, &mut events);
+    reads.clone().flush(nothing, &mut events);
+    let flushed = events.into_iter().filter_map(|event| match event {
+        Event::Sent { cookie, .. } => Some(Flushed::Send(cookie)),
+        Event::Written { cookie, .. } => Some(Flushed::Write(cookie)),
+        Event::Read { cookie, .. } => Some(Flushed::Read(cookie)),
+        _ => None,
+    });
+    flushed.collect()
+}
+
 impl<Message> KeptConnection<Message> {
     /// Returns what is under way, in the order in which its end has to be reported if the connection does not continue.
     pub(crate) fn flush(&self) -> Vec<Flushed> {
-        let mut events: Vec<Event<()>> = Vec::new();
-        let nothing = ConnId::default();
-        self.sends.clone().flush(nothing, &mut events);
-        self.reads.clone().flush(nothing, &mut events);
-        let flushed = events.into_iter().filter_map(|event| match event {
-            Event::Sent { cookie, .. } => Some(Flushed::Send(cookie)),
-            Event::Written { cookie, .. } => Some(Flushed::Write(cookie)),
-            Event::Read { cookie, .. } => Some(Flushed::Read(cookie)),
-            _ => None,
-        });
-        flushed.collect()
+        flushed(&self.sends, &self.reads)
     }
 
     /// Returns what the connection has carried.
@@ -180,6 +185,17 @@ impl<F: Keep, B: MessageBuffers> Transport<F, B> {
     pub(crate) fn end_at_once(&mut self, conn: ConnId) {
         self.abort(conn);
         self.fabric.end_at_once(conn);
+    }
+
+    /// Returns what is under way on a connection, as [`KeptConnection::flush`] does.
+    pub(crate) fn flush(&self, conn: ConnId) -> Vec<Flushed> {
+        let conn = self.conns.get(conn);
+        conn.map_or_else(Vec::new, |conn| flushed(&conn.sends, &conn.reads))
+    }
+
+    /// Returns the buffer of a connection's message in reassembly.
+    pub(crate) fn message(&self, conn: ConnId) -> Option<&B::Buffer> {
+        self.conns.get(conn)?.incoming.message.as_ref()
     }
 
     /// Handles what has happened, without moving data.
@@ -293,7 +309,7 @@ impl<F: Keep, B: MessageBuffers> Transport<F, B> {
             return Err(NotKept);
         };
         let registered = kept.regions.into_iter();
-        let registered = registered.filter_map(|id| Some((id, regions.get(&id)?.len())));
+        let registered = registered.filter_map(|id| Some((id, regions.get(&id)?.clone())));
         let mut conn = Connection {
             endpoint: kept.endpoint,
             // The listener itself may be gone.

@@ -47,8 +47,7 @@ impl<F: Keep + Reconfigure> Reactor<F> {
 
     fn pass_on(&self, store: &dyn Store) -> Result<KeptReactor, String> {
         let cannot = |error: std::io::Error| format!("a descriptor is not taken: {error}");
-        let kept = self.shard.keep();
-        let (shard, conns, queues) = kept.ok_or("its connections cannot be written down")?;
+        let (shard, conns, queues) = self.shard.keep();
         for (place, conn) in conns.into_iter().enumerate() {
             store
                 .put(&names::conn(self.number, place), conn)

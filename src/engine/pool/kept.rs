@@ -210,8 +210,12 @@ impl Buffer {
 }
 
 impl<W: Worker> Arena<W> {
-    /// Records which message is in a buffer, if there is such a unit.
+    /// Records which message is in a buffer, unless the buffer is free: its message may have ended with a connection that
+    /// is not continued.
     fn adopt_hold(&mut self, (segment, unit): (u32, u32), hold: Hold) {
+        if !self.buffers.is_used(segment, unit) {
+            return;
+        }
         let held = self.held(segment);
         let Some(place) = held.and_then(|held| held.holders.get_mut(unit as usize)) else {
             return;

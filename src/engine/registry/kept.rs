@@ -194,11 +194,12 @@ impl<P: Peer> Registry<P> {
         &mut self,
         place: Place,
         peer: SocketAddr,
-        (is_owned, is_stranger): (bool, bool),
+        (is_owned, is_stranger, is_offered): (bool, bool, bool),
     ) {
         self.connections += 1;
         self.undispatched += usize::from(!is_owned);
-        self.admission.adopt(place, peer.into(), is_stranger);
+        self.admission
+            .adopt(place, peer.into(), (is_stranger, is_offered));
     }
 }
 

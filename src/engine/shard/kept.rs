@@ -14,7 +14,7 @@
 //! What cannot be continued ends as if it had ended here: its worker gets the answers that are due, and then learns of
 //! the end.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -35,7 +35,7 @@ use crate::engine::queue::{KeptQueue, Queue};
 use crate::engine::registry::{Close, KeptCarried};
 use crate::fabric::{ConnId, Keep, NotKept, RegionId};
 use crate::sys::Memory;
-use crate::transport::{Flushed, KeptConnection};
+use crate::transport::{Flushed, KeptConnection, Traffic};
 use crate::units::Instant;
 
 /// The state of a shard.
@@ -44,6 +44,10 @@ pub(crate) struct KeptShard {
     pub(crate) number: usize,
     pub(crate) conns: Vec<KeptConn>,
     pub(crate) queues: Vec<KeptQueue>,
+    /// Connections that had not ended yet, but cannot be kept.
+    ended: Vec<KeptEnd>,
+    /// The numbers of workers whose queues cannot be kept.
+    lost: Vec<u32>,
     carried: KeptCarried,
     /// The counters of the transport.
     counters: BTreeMap<String, u64>,
@@ -54,6 +58,17 @@ pub(crate) struct KeptShard {
 pub(crate) struct KeptConn {
     transport: KeptConnection<KeptBuffer>,
     state: KeptState,
+}
+
+/// A connection that the next device does not continue, but has to end for its worker: only once this process has
+/// ended, nothing can touch the worker's memory any longer.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptEnd {
+    state: KeptState,
+    flushed: Vec<Flushed>,
+    /// The message in reassembly.
+    message: Option<KeptBuffer>,
+    traffic: Traffic,
 }
 
 /// The shard's own state of a connection.
@@ -67,6 +82,7 @@ struct KeptState {
     deadline: Option<Instant>,
     authenticated: bool,
     protection: Option<u32>,
+    encrypted: u32,
     client_guid: [u8; 16],
     held: Vec<Bytes>,
     first: Option<Bytes>,
@@ -111,18 +127,32 @@ pub(crate) trait Source<W: Worker> {
 }
 
 impl<F: Keep, H: Host> Shard<F, H> {
-    /// Ends what cannot be kept, and lets everything else stand still.
+    /// Ends what cannot be kept, and lets everything else stand still. Connections whose fabric takes time to end them
+    /// are left out of [`keep`](Self::keep).
     pub(crate) fn freeze(&mut self) {
-        let all = self.transport.connections();
-        let others: Vec<ConnId> = all.filter(|id| !self.may_keep(*id)).collect();
-        for id in others {
-            self.end(id, "restarting", Status::Stopping);
-            self.transport.end_at_once(id);
+        let mut ending = BTreeSet::new();
+        loop {
+            for id in self.not_kept(&ending) {
+                self.end(id, "restarting", Status::Stopping);
+                self.transport.end_at_once(id);
+                ending.insert(id);
+            }
+            self.transport.settle(self.now, &mut self.events);
+            self.run_events();
+            self.run_faults();
+            self.flush_queues();
+            // A worker that broke a rule takes its connections with it.
+            if self.not_kept(&ending).is_empty() {
+                break;
+            }
         }
-        self.transport.settle(self.now, &mut self.events);
-        self.run_events();
-        self.run_faults();
-        self.flush_queues();
+    }
+
+    /// Returns the connections that may not be kept, and that are not `ending`.
+    fn not_kept(&self, ending: &BTreeSet<ConnId>) -> Vec<ConnId> {
+        let all = self.transport.connections();
+        all.filter(|id| !self.may_keep(*id) && !ending.contains(id))
+            .collect()
     }
 
     fn may_keep(&self, id: ConnId) -> bool {
@@ -132,22 +162,32 @@ impl<F: Keep, H: Host> Shard<F, H> {
     }
 
     /// Returns the state of a frozen shard, the descriptors of its connections in the order of their states, and its
-    /// queues in the order of theirs. Returns `None` if something cannot be written down.
-    #[allow(clippy::type_complexity)]
-    pub(crate) fn keep(&self) -> Option<(KeptShard, Vec<BorrowedFd<'_>>, Vec<QueueId>)> {
-        let ids: Vec<ConnId> = self.conns.iter().map(|(id, _)| id).collect();
-        let places: BTreeMap<ConnId, usize> = ids.iter().copied().zip(0..).collect();
-        let place = |id: ConnId| places.get(&id).copied();
-        let (mut conns, mut descriptors) = (Vec::new(), Vec::new());
-        for id in ids.iter().filter(|id| self.may_keep(**id)) {
-            let (conn, descriptor) = self.keep_conn(*id)?;
-            conns.push(conn);
-            descriptors.push(descriptor);
+    /// queues in the order of theirs.
+    pub(crate) fn keep(&self) -> (KeptShard, Vec<BorrowedFd<'_>>, Vec<QueueId>) {
+        let mut places = BTreeMap::new();
+        let (mut conns, mut descriptors, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, _) in self.conns.iter() {
+            let kept = self.may_keep(id).then(|| self.keep_conn(id)).flatten();
+            match kept {
+                Some((conn, descriptor)) => {
+                    places.insert(id, conns.len());
+                    conns.push(conn);
+                    descriptors.push(descriptor);
+                }
+                None => ended.extend(self.keep_end(id)),
+            }
         }
-        let (mut queues, mut numbers) = (Vec::new(), Vec::new());
+        let place = |id: ConnId| places.get(&id).copied();
+        let (mut queues, mut numbers, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for (id, queue) in &self.queues {
-            queues.push(queue.keep(self.transport.buffers().keep(id, place)?)?);
-            numbers.push(id);
+            let arena = self.transport.buffers().keep(id, place);
+            match arena.and_then(|arena| queue.keep(arena)) {
+                Some(kept) => {
+                    queues.push(kept);
+                    numbers.push(id);
+                }
+                None => lost.push(queue.worker.id()),
+            }
         }
         let counters = self.transport.counters();
         // The connections that are kept bring along what they have carried themselves.
@@ -181,13 +221,41 @@ impl<F: Keep, H: Host> Shard<F, H> {
                 .map(|(name, count)| (name.to_string(), count))
                 .collect(),
             queues,
-            // All of them are there: `freeze` has ended the others.
-            conns: (conns.len() == ids.len()).then_some(conns)?,
+            conns,
+            ended,
+            lost,
         };
-        Some((kept, descriptors, numbers))
+        (kept, descriptors, numbers)
+    }
+
+    /// Returns what the next device has to know of a connection in order to end it.
+    fn keep_end(&self, id: ConnId) -> Option<KeptEnd> {
+        let conn = self.conns.get(id)?;
+        let owner = match conn.stage {
+            Stage::Owned { queue, .. } => Some(queue),
+            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+        };
+        let message = self.transport.message(id);
+        Some(KeptEnd {
+            state: self.keep_state(id)?,
+            flushed: self.transport.flush(id),
+            message: message.and_then(|message| message.keep(owner)),
+            traffic: self.transport.status(id)?.traffic,
+        })
     }
 
     fn keep_conn(&self, id: ConnId) -> Option<(KeptConn, BorrowedFd<'_>)> {
+        let owner = match self.conns.get(id)?.stage {
+            Stage::Owned { queue, .. } => Some(queue),
+            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+        };
+        let keep = |buffer: &_| crate::engine::pool::Buffer::keep(buffer, owner);
+        let (transport, descriptor) = self.transport.keep(id, keep)?;
+        let state = self.keep_state(id)?;
+        Some((KeptConn { transport, state }, descriptor))
+    }
+
+    fn keep_state(&self, id: ConnId) -> Option<KeptState> {
         let conn = self.conns.get(id)?;
         let Conn {
             peer,
@@ -198,6 +266,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
             deadline,
             authenticated,
             protection,
+            encrypted,
             client_guid,
             held,
             first,
@@ -216,27 +285,24 @@ impl<F: Keep, H: Host> Shard<F, H> {
             last_worker,
         } = conn;
         let owner = match *stage {
-            Stage::Owned { queue, .. } => Some((queue, self.queues.get(queue)?)),
+            Stage::Owned { queue, .. } => Some(self.queues.get(queue)?),
             Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
         };
         let stage = match *stage {
-            Stage::Fresh => KeptStage::Fresh,
+            // An orphan is ending, and nobody has to learn of that.
+            Stage::Fresh | Stage::Orphan => KeptStage::Fresh,
             Stage::Offered(token) => KeptStage::Offered(token),
             Stage::Owned { number, .. } => KeptStage::Owned {
-                worker: owner?.1.worker.id(),
+                worker: owner?.worker.id(),
                 number,
             },
-            Stage::Orphan => return None,
         };
         // A segment that its worker has given back since it was registered has gone.
         let segments = owner
-            .map(|(_, queue)| queue.worker.segments())
+            .map(|queue| queue.worker.segments())
             .unwrap_or_default();
         let bytes = |bytes: &Vec<u8>| Bytes(bytes.clone());
-        let in_queue = owner.map(|(id, _)| id);
-        let keep = |buffer: &_| crate::engine::pool::Buffer::keep(buffer, in_queue);
-        let (transport, descriptor) = self.transport.keep(id, keep)?;
-        let state = KeptState {
+        Some(KeptState {
             peer: *peer,
             local: *local,
             since: *since,
@@ -245,6 +311,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
             deadline: *deadline,
             authenticated: *authenticated,
             protection: *protection,
+            encrypted: *encrypted,
             client_guid: *client_guid,
             held: held.iter().map(|held| bytes(&held.bytes)).collect(),
             first: first.as_ref().map(bytes),
@@ -261,8 +328,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
             bulk: current(&regions.bulk, &segments.bulk),
             is_direct: self.transport.buffers().is_direct(id),
             last_worker: *last_worker,
-        };
-        Some((KeptConn { transport, state }, descriptor))
+        })
     }
 
     /// Returns the listeners that can be passed on, with their addresses.
@@ -282,17 +348,19 @@ impl<F: Keep, H: Host> Shard<F, H> {
             };
             match self.adopt_queue(&worker, queue, source) {
                 Some(id) => queues.push((id, queue)),
-                None => self.notice(Notice::Fault {
-                    worker: queue.worker,
-                    status: Status::System,
-                    why: Why::NotKept,
-                }),
+                None => self.not_continued(queue.worker),
             }
         }
         let mut ids = Vec::new();
         for (place, conn) in kept.conns.into_iter().enumerate() {
             let descriptor = source.conn(place);
             ids.push(self.adopt_conn(conn, descriptor, source));
+        }
+        for end in kept.ended {
+            self.adopt_end(end, source);
+        }
+        for worker in kept.lost {
+            self.not_continued(worker);
         }
         for (id, queue) in queues {
             let conn = |place: usize| ids.get(place).copied().flatten();
@@ -351,6 +419,26 @@ impl<F: Keep, H: Host> Shard<F, H> {
         Some(id)
     }
 
+    /// Reports a worker whose queue cannot be continued; the shard's driver detaches the worker.
+    fn not_continued(&mut self, worker: u32) {
+        self.notice(Notice::Fault {
+            worker,
+            status: Status::System,
+            why: Why::NotKept,
+        });
+    }
+
+    /// Returns the queue of a connection's owner, if it has been continued, and the connection's number there.
+    fn owner_of(&self, state: &KeptState) -> Option<(QueueId, u64)> {
+        match state.stage {
+            KeptStage::Owned { worker, number } => {
+                let queue = self.queue_of.get(&worker).copied();
+                queue.map(|queue| (queue, number))
+            }
+            KeptStage::Fresh | KeptStage::Offered(_) => None,
+        }
+    }
+
     /// Continues a connection, or ends it if that is not possible.
     fn adopt_conn(
         &mut self,
@@ -359,49 +447,68 @@ impl<F: Keep, H: Host> Shard<F, H> {
         source: &mut impl Source<H::Worker>,
     ) -> Option<ConnId> {
         let KeptConn { transport, state } = kept;
-        let owner = match state.stage {
-            KeptStage::Owned { worker, number } => {
-                let queue = self.queue_of.get(&worker).copied();
-                queue.map(|queue| (queue, number))
-            }
-            KeptStage::Fresh | KeptStage::Offered(_) => None,
-        };
-        let claim = state.claim.and_then(|(worker, cookie)| {
-            let worker = source.worker(worker)?;
-            Some(Claim { worker, cookie })
-        });
+        let owner = self.owner_of(&state);
         let (flushed, traffic) = (transport.flush(), transport.traffic());
         match self.try_adopt(transport, &state, owner, descriptor) {
             Ok((id, regions)) => {
+                let claim = claim_of(&state, source);
                 self.continued(id, state, owner, (regions, claim));
                 Some(id)
             }
             Err(NotKept) => {
-                self.lost(&state, owner, flushed);
-                if let Some(claim) = claim {
-                    self.answer(&claim, Status::Stopping);
-                }
-                self.host.registry().count("not_kept");
-                let close = Close {
-                    peer: state.peer,
-                    local: state.local,
-                    fabric: self.fabric,
-                    worker: state.owner().or(state.last_worker),
-                    reason: "not_kept",
-                    at: self.now,
-                    age: self.now.saturating_since(state.since),
-                    bytes_received: traffic.bytes_received(),
-                    bytes_sent: traffic.bytes_sent(),
-                };
-                let worker = state.owner().and_then(|worker| source.worker(worker));
-                self.notice(Notice::Ended {
-                    close,
-                    worker,
-                    cause: None,
-                });
+                self.ended_between(&state, (flushed, traffic), source);
                 None
             }
         }
+    }
+
+    /// Ends a connection that could not be kept.
+    fn adopt_end(&mut self, end: KeptEnd, source: &mut impl Source<H::Worker>) {
+        let KeptEnd {
+            state,
+            flushed,
+            message,
+            traffic,
+        } = end;
+        let queue = self.owner_of(&state).map(|(queue, _)| queue);
+        let buffers = self.transport.buffers();
+        let message =
+            message.and_then(|kept| buffers.adopt_buffer(queue, kept, state.authenticated));
+        if let Some(message) = message {
+            self.transport.recycle(message);
+        }
+        self.ended_between(&state, (flushed, traffic), source);
+    }
+
+    /// Tells everybody that a connection is not continued. `flushed` was under way on it.
+    fn ended_between(
+        &mut self,
+        state: &KeptState,
+        (flushed, traffic): (Vec<Flushed>, Traffic),
+        source: &mut impl Source<H::Worker>,
+    ) {
+        self.lost(state, self.owner_of(state), flushed);
+        if let Some(claim) = claim_of(state, source) {
+            self.answer(&claim, Status::Stopping);
+        }
+        self.host.registry().count("not_kept");
+        let close = Close {
+            peer: state.peer,
+            local: state.local,
+            fabric: self.fabric,
+            worker: state.owner().or(state.last_worker),
+            reason: "not_kept",
+            at: self.now,
+            age: self.now.saturating_since(state.since),
+            bytes_received: traffic.bytes_received(),
+            bytes_sent: traffic.bytes_sent(),
+        };
+        let worker = state.owner().and_then(|worker| source.worker(worker));
+        self.notice(Notice::Ended {
+            close,
+            worker,
+            cause: None,
+        });
     }
 
     /// Continues a connection in the transport; returns it with the registrations of its owner's segments.
@@ -473,6 +580,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
             deadline: None,
             authenticated: state.authenticated,
             protection: state.protection,
+            encrypted: state.encrypted,
             client_guid: state.client_guid,
             held: held.map(|held| Held::from(bytes(held))).collect(),
             first: state.first.map(bytes),
@@ -493,10 +601,15 @@ impl<F: Keep, H: Host> Shard<F, H> {
         self.set_deadline(id, state.deadline);
         let place = self.place(id);
         let mut registry = self.host.registry();
-        registry.adopt_conn(place, state.peer, (owner.is_some(), !state.authenticated));
-        if let KeptStage::Offered(token) = state.stage {
+        let token = match state.stage {
+            KeptStage::Offered(token) => Some(token),
+            KeptStage::Fresh | KeptStage::Owned { .. } => None,
+        };
+        let is_offered = token.is_some();
+        let kind = (owner.is_some(), !state.authenticated, is_offered);
+        registry.adopt_conn(place, state.peer, kind);
+        if let Some(token) = token {
             registry.offer(token, place);
-            registry.may_offer(place, state.peer);
         }
         drop(registry);
         let buffers = self.transport.buffers_mut();
@@ -567,6 +680,30 @@ impl<F: Keep, H: Host> Shard<F, H> {
     }
 }
 
+/// Returns the claim of a connection, if the claiming worker is still attached.
+fn claim_of<W: Worker>(state: &KeptState, source: &mut impl Source<W>) -> Option<Claim<W>> {
+    let (worker, cookie) = state.claim?;
+    let worker = source.worker(worker)?;
+    Some(Claim { worker, cookie })
+}
+
+impl KeptShard {
+    /// Returns the workers that have a queue or a connection in the shard, or claim one.
+    pub(crate) fn workers(&self) -> BTreeSet<u32> {
+        let of_queues = self.queues.iter().map(|queue| queue.worker);
+        let conns = self.conns.iter().map(|conn| &conn.state);
+        let states = conns.chain(self.ended.iter().map(|end| &end.state));
+        let of_conns = states.flat_map(|state| {
+            let claim = state.claim.map(|(worker, _)| worker);
+            state.owner().into_iter().chain(claim)
+        });
+        of_queues
+            .chain(of_conns)
+            .chain(self.lost.iter().copied())
+            .collect()
+    }
+}
+
 impl KeptState {
     const fn owner(&self) -> Option<u32> {
         match self.stage {
@@ -603,3 +740,6 @@ fn current(regions: &[Option<(Arc<Segment>, RegionId)>], now: &Numbered) -> Vec<
     });
     region.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,16 @@ impl Buffers {
     }
 }
 
+impl Buffers {
+    /// Returns whether a buffer in use begins with this unit of a segment.
+    pub(crate) fn is_used(&self, segment: u32, unit: u32) -> bool {
+        let slot = self.slots.get(segment as usize);
+        let segment = slot.and_then(|slot| slot.segment.as_ref());
+        let start = segment.and_then(|segment| segment.units.starts.get(unit as usize));
+        start.is_some_and(|start| start.count > 0)
+    }
+}
+
 impl Units {
     fn runs(&self) -> Vec<(u32, u32, u32)> {
         let starts = (0..).zip(&self.starts).filter(|(_, start)| start.count > 0);
