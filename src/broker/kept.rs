@@ -46,6 +46,14 @@ pub(super) const VERSION: u32 = 1;
 
 /// Holds descriptors while no broker runs.
 pub trait Store: Send + Sync {
+    /// Checks, before anything stands still, whether there is room for this many descriptors whose names have this many
+    /// bytes together.
+    ///
+    /// # Errors
+    ///
+    /// There is not. The error names what is lacking and what helps.
+    fn has_room(&self, descriptors: usize, name_bytes: usize) -> io::Result<()>;
+
     /// Takes a copy of a descriptor under a name that no other descriptor has. A name has at most 60 letters, digits
     /// and hyphens.
     ///
@@ -150,6 +158,16 @@ impl Kept {
         listeners.any(|listening| serves(listening, address))
     }
 
+    /// Closes descriptors that nobody can continue, for everybody who has a copy.
+    pub fn discard(descriptors: Vec<(String, OwnedFd)>) {
+        let mut left = Descriptors::default();
+        for (name, descriptor) in descriptors {
+            // Descriptors may have the same name, and only one of them fits in here.
+            drop(left.take(&name).map(Descriptors::one));
+            left.0.insert(name, descriptor);
+        }
+    }
+
     /// Returns why a broker with this configuration cannot continue, if it cannot.
     pub(super) fn misfit(&self, config: &Config) -> Option<&'static str> {
         let (shapes, depth) = (&self.state.shapes, self.state.queue_depth);
@@ -205,6 +223,10 @@ impl Drop for Descriptors {
 }
 
 impl Descriptors {
+    fn one(descriptor: OwnedFd) -> Self {
+        Self([(String::new(), descriptor)].into())
+    }
+
     pub(super) fn take(&mut self, name: &str) -> Option<OwnedFd> {
         self.0.remove(name)
     }

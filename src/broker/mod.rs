@@ -70,8 +70,8 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use self::capture::Tap;
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
 use self::control::{Control, ControlSocket, Keeper, Message, ToReactor, continue_with};
+use self::kept::{Descriptors, KeptSocket, names};
 pub use self::kept::{Kept, NotContinued, Store};
-use self::kept::{KeptSocket, names};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::{Listeners, Observers};
 pub use self::placement::{NotPlaced, unused_devices};
@@ -84,6 +84,7 @@ use self::shared::Shared;
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory, check_directory_of};
+use crate::engine::shard::KeptShard;
 use crate::fabric::verbs;
 use crate::fabric::{
     Fabric, FabricError, FabricKind, Keep, ListenerId, ReadLimits, Reconfigure, SharedEpoll, iwarp,
@@ -98,7 +99,7 @@ use crate::units::{Credits, Instant};
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that [`Broker::keep`] waits besides the time in which the connections of RDMA devices end.
-const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_TIMEOUT: Duration = Duration::from_secs(13);
 
 /// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
 /// the receives after it.
@@ -325,7 +326,16 @@ impl Broker {
             for reactor in &mut reactors {
                 reactor.set_up(acceptor, state.allowed());
             }
-            continue_shards(&mut reactors, kept, &shared);
+            let Kept {
+                state: mut before,
+                mut descriptors,
+            } = kept;
+            shared.adopt_events(std::mem::take(&mut before.events));
+            continue_shards(
+                &mut reactors,
+                (before.shards, &mut descriptors),
+                (&shared, &control),
+            );
             thread.adopt(peers, state);
         }
         let listening = asked.into_iter().zip(listen_at);
@@ -563,18 +573,41 @@ fn group_error(
     }
 }
 
-/// Continues the shards of an earlier broker, and its events.
+/// Continues the shards of an earlier broker. A shard without a reactor ends, with all of its workers: a worker has shared
+/// a queue with it.
 fn continue_shards<F: Keep + Reconfigure>(
     reactors: &mut [Reactor<F>],
-    mut kept: Kept,
-    shared: &Shared,
+    (shards, descriptors): (Vec<KeptShard>, &mut Descriptors),
+    (shared, control): (&Shared, &ToControl),
 ) {
-    shared.adopt_events(std::mem::take(&mut kept.state.events));
     let (mut continued, mut all) = (0, 0);
-    for shard in std::mem::take(&mut kept.state.shards) {
-        all += shard.conns.len();
+    for shard in shards {
+        let count = shard.conns.len();
+        all += count;
         if let Some(reactor) = reactors.get_mut(shard.number) {
-            continued += reactor.adopt(shard, &mut kept.descriptors);
+            continued += reactor.adopt(shard, descriptors);
+            continue;
+        }
+        let workers = shard.workers();
+        if count == 0 && workers.is_empty() {
+            continue;
+        }
+        let (number, workers_ended) = (shard.number, workers.len());
+        tracing::warn!(
+            "reactor {number} is missing after the restart, because \"listen\" has no address of its fabric any more: \
+             its {count} connections end, and {workers_ended} workers are detached"
+        );
+        for _ in 0..count {
+            shared.registry().count("not_kept");
+        }
+        for process in workers {
+            let status = device::Status::System;
+            let why = format!("its reactor {number} is missing after the restart");
+            control.send(Message::Notice(Notice::Fault {
+                process,
+                status,
+                why,
+            }));
         }
     }
     if continued == all {

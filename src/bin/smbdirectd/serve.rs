@@ -68,6 +68,8 @@ pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<()
         .as_ref()
         .map_or_else(|_| Instant::now(), |(_, at)| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    // Without this thread a second signal has no effect, but the device can still stop gracefully.
+    let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     if let (Ok((SIGTERM, _)), Some(store)) = (&stopped, &store) {
         match pass_on(&broker, store) {
             Ok(()) => {
@@ -83,8 +85,6 @@ pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<()
         }
     }
     broker.stop();
-    // Without this thread a second signal has no effect, but the device can still stop gracefully.
-    let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
     info!("stopped");

@@ -7,15 +7,14 @@
 //! out of the store before it uses them, the state first, and so no later start finds them again: they would have
 //! become stale.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use std::{env, fmt};
 
 use rustix::cmsg_space;
@@ -30,16 +29,36 @@ const STATE: &str = "state";
 /// has less than 128 KiB.
 const LONGEST_NAMES: usize = (128 << 10) - 64;
 
-/// Time that the service manager gets for taking a descriptor, and for taking all of them.
+/// Maximum number of descriptors that a restart leaves, whatever the store has room for. systemd compares each new
+/// descriptor with all that it has, so the time grows with the square of their number; with this many, it is a few
+/// seconds, in which everything stands still. `FileDescriptorStoreMax=` of the unit is the same number.
+const MOST: usize = 4096;
+
+/// Time that the service manager gets for taking a message, and for emptying the store when the daemon starts.
 const SEND_TIME: Duration = Duration::from_secs(2);
-const BARRIER_TIME: Duration = Duration::from_secs(10);
+const START_TIME: Duration = Duration::from_secs(10);
+
+/// Time that the service manager gets for taking everything, from the first descriptor on; and for giving it up again.
+/// Both, and twice `drain_timeout`, are less than `TimeoutStopSec=` of the unit.
+const KEEP_TIME: Duration = Duration::from_secs(10);
+const UNDO_TIME: Duration = Duration::from_secs(5);
 
 /// The store of this process.
 pub(crate) struct FdStore {
     socket: UnixDatagram,
     /// Number of descriptors that it takes.
     limit: usize,
-    put: Mutex<Vec<String>>,
+    put: Mutex<Put>,
+}
+
+/// What was put in.
+#[derive(Default)]
+struct Put {
+    names: Vec<String>,
+    /// Until when the service manager has to have taken everything.
+    until: Option<Instant>,
+    /// Nothing may be put in any longer, because it was given up.
+    is_over: bool,
 }
 
 impl fmt::Debug for FdStore {
@@ -75,62 +94,94 @@ impl FdStore {
     ///
     /// The service manager does not take it.
     pub(crate) fn finish(&self, state: BorrowedFd<'_>) -> io::Result<()> {
-        self.store(STATE, state, self.limit)?;
-        self.wait()
+        self.store(STATE, state)?;
+        let until = self.lock().until;
+        self.wait(until.unwrap_or_else(|| Instant::now() + KEEP_TIME))
     }
 
-    /// Takes out again what was put in.
+    /// Takes out again what was put in. Nothing can be put in afterwards.
     pub(crate) fn undo(&self) {
-        let names = std::mem::take(&mut *self.names());
-        if let Err(error) = self.remove(names.iter().rev().map(String::as_str)) {
+        let mut put = self.lock();
+        put.is_over = true;
+        let names = std::mem::take(&mut put.names);
+        drop(put);
+        if names.is_empty() {
+            return;
+        }
+        let until = Instant::now() + UNDO_TIME;
+        if let Err(error) = self.remove(names.iter().rev().map(String::as_str), until) {
             warn!("cannot empty the descriptor store: {error}");
         }
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+    fn lock(&self) -> MutexGuard<'_, Put> {
         // The list is consistent at any moment.
         self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self, name: &str, descriptor: BorrowedFd<'_>, limit: usize) -> io::Result<()> {
-        let mut names = self.names();
-        let length: usize = names.iter().map(|name| name.len() + 1).sum();
-        if names.len() >= limit {
-            let why = format!(
-                "the store has room for {} (FileDescriptorStoreMax=)",
-                self.limit
-            );
-            return Err(io::Error::other(why));
+    fn store(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut put = self.lock();
+        if put.is_over {
+            return Err(io::Error::other("the descriptor store was given up"));
         }
-        if length + name.len() >= LONGEST_NAMES {
-            return Err(io::Error::other("there are too many for a restart"));
+        let length: usize = put.names.iter().map(|name| name.len() + 1).sum();
+        // What was counted before may have become more.
+        self.check(put.names.len() + 1, length + name.len() + 1)?;
+        let now = Instant::now();
+        if *put.until.get_or_insert(now + KEEP_TIME) <= now {
+            return Err(too_slow());
         }
         self.send(
             &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
             &[descriptor],
         )?;
-        names.push(name.to_owned());
+        put.names.push(name.to_owned());
         Ok(())
     }
 
-    fn remove<'a>(&self, names: impl Iterator<Item = &'a str>) -> io::Result<()> {
+    /// Checks whether there is room for this many descriptors, and for the list of their names.
+    fn check(&self, descriptors: usize, list: usize) -> io::Result<()> {
+        let why = if descriptors > MOST {
+            format!("a restart keeps at most {MOST} descriptors, and {descriptors} are in use")
+        } else if descriptors > self.limit {
+            format!(
+                "the store has room for {} descriptors, and {descriptors} are in use: raise FileDescriptorStoreMax= \
+                 of the unit, up to {MOST}",
+                self.limit
+            )
+        } else if list > LONGEST_NAMES {
+            format!(
+                "the names of {descriptors} descriptors have {list} bytes, and systemd can pass on {LONGEST_NAMES}"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(why))
+    }
+
+    fn remove<'a>(&self, names: impl Iterator<Item = &'a str>, until: Instant) -> io::Result<()> {
         for name in names {
+            if Instant::now() >= until {
+                return Err(too_slow());
+            }
             self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[])?;
         }
-        self.wait()
+        self.wait(until)
     }
 
     /// Waits until the service manager has handled everything before, by closing the descriptor that it gets.
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&self, until: Instant) -> io::Result<()> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(BARRIER_TIME))?;
         self.send("BARRIER=1\n", &[theirs.as_fd()])?;
         drop(theirs);
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_slow());
+        }
+        ours.set_read_timeout(Some(left))?;
         match ours.read(&mut [0]) {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                Err(io::Error::other("the service manager does not answer"))
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(too_slow()),
             Err(error) => Err(error),
         }
     }
@@ -150,10 +201,18 @@ impl FdStore {
 }
 
 impl Store for FdStore {
-    fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        // One place is for the state.
-        self.store(name, descriptor, self.limit.saturating_sub(1))
+    fn has_room(&self, descriptors: usize, name_bytes: usize) -> io::Result<()> {
+        // The state comes last, and a list has a separator after each name.
+        self.check(descriptors + 1, name_bytes + descriptors + STATE.len() + 1)
     }
+
+    fn put(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.store(name, descriptor)
+    }
+}
+
+fn too_slow() -> io::Error {
+    io::Error::other("the service manager does not answer in time")
 }
 
 fn connect(path: &[u8]) -> io::Result<UnixDatagram> {
@@ -180,22 +239,35 @@ pub(crate) fn take(store: Option<&FdStore>) -> Option<Kept> {
     if passed.is_empty() {
         return None;
     }
+    let Some(store) = store else {
+        // The next start would find them again, and continue from a state that is over.
+        let count = passed.len();
+        warn!(
+            "connections end with this restart: closes {count} descriptors of the service manager, which says nothing of \
+             a store (FDSTORE, NOTIFY_SOCKET) that could be emptied"
+        );
+        Kept::discard(passed);
+        return None;
+    };
     // Without its state, nothing else can be continued any more: a daemon that is killed now loses the connections.
     let names = passed.iter().map(|(name, _)| name.as_str());
     let others = names.filter(|name| *name != STATE);
-    let removed = store.map_or(Ok(()), |store| {
-        store.remove([STATE].into_iter().chain(others))
-    });
-    let mut descriptors: BTreeMap<String, OwnedFd> = passed.into_iter().collect();
-    let Some(state) = descriptors.remove(STATE) else {
-        let count = descriptors.len();
+    let until = Instant::now() + START_TIME;
+    let removed = store.remove([STATE].into_iter().chain(others), until);
+    if let Err(error) = removed {
+        warn!("connections end with this restart: the descriptor store cannot be emptied: {error}");
+        Kept::discard(passed);
+        return None;
+    }
+    let mut others = passed;
+    let state = others.iter().position(|(name, _)| name == STATE);
+    let Some((_, state)) = state.map(|place| others.swap_remove(place)) else {
+        let count = others.len();
         warn!("closes {count} descriptors of the service manager, which come without a state");
+        Kept::discard(others);
         return None;
     };
-    let kept = Kept::read(state, descriptors).map_err(|error| error.to_string());
-    let removed =
-        removed.map_err(|error| format!("the descriptor store cannot be emptied: {error}"));
-    let kept = removed.and(kept);
+    let kept = Kept::read(state, others.into_iter().collect());
     let kept = kept.inspect_err(|why| warn!("connections end with this restart: {why}"));
     let kept = kept.ok()?;
     info!("continues where smbdirectd stood still");

@@ -35,8 +35,9 @@ use crate::fabric::{FabricKind, LocalAddress, LocalAddresses};
 use crate::proto;
 use crate::sys::SeqSocket;
 
-/// Time within which the reactors of software stand still.
-const STANDSTILL: Duration = Duration::from_secs(5);
+/// Time within which the reactors of software stand still and have passed on their descriptors. The store gives up
+/// earlier.
+const STANDSTILL: Duration = Duration::from_secs(12);
 
 /// The owner of the broker, which wants to pass it on.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ pub(in crate::broker) struct KeptPeer {
     pid: i32,
     /// The process, or `None` until it has attached.
     process: Option<KeptProcess>,
+    addresses_due: bool,
 }
 
 /// A process of an earlier broker, which is attached again.
@@ -71,6 +73,7 @@ pub(in crate::broker) struct Continued {
     socket: Arc<SeqSocket>,
     pidfd: Option<OwnedFd>,
     process: Option<Arc<Process>>,
+    addresses_due: bool,
 }
 
 impl Control {
@@ -80,6 +83,11 @@ impl Control {
             let _ = keeper
                 .answer
                 .send(Err("the device is already stopping".to_owned()));
+            return;
+        }
+        let (descriptors, name_bytes) = self.count();
+        if let Err(error) = keeper.store.0.has_room(descriptors, name_bytes) {
+            let _ = keeper.answer.send(Err(error.to_string()));
             return;
         }
         let missing: BTreeSet<usize> = (0..self.reactors.len()).collect();
@@ -97,6 +105,40 @@ impl Control {
             kept: BTreeMap::new(),
         });
         self.keep_rest();
+    }
+
+    /// Returns how many descriptors have to be passed on, and the number of bytes of their names: at most, because
+    /// connections that cannot be kept count as well.
+    fn count(&self) -> (usize, usize) {
+        let (mut descriptors, mut name_bytes) = (0, 0);
+        let mut add = |count: usize, longest: &str| {
+            descriptors += count;
+            name_bytes += count * longest.len();
+        };
+        add(1, names::CONTROL);
+        add(1, names::STATUS);
+        let reactors = self.reactors.len();
+        add(
+            reactors * self.listen.len(),
+            &names::listener(reactors, self.listen.len()),
+        );
+        let connections = self.shared.registry().connections();
+        add(connections, &names::conn(reactors, connections));
+        for (id, peer) in &self.peers {
+            let process = peer.process.as_ref();
+            if process.is_some_and(|process| process.role == Role::Observer) {
+                continue;
+            }
+            add(1, &names::process(*id));
+            add(usize::from(peer.pidfd.is_some()), &names::pidfd(*id));
+            for name in process.iter().flat_map(|process| process.names_of_files()) {
+                add(1, &name);
+            }
+            // A queue has one bell.
+            let queues = process.map_or(0, |process| process.count_queues());
+            add(queues, &names::bell(*id, reactors as u32));
+        }
+        (descriptors, name_bytes)
     }
 
     /// Handles the report of a reactor of an RDMA device.
@@ -203,6 +245,7 @@ impl Control {
                 id: *id,
                 pid: peer.pid,
                 process,
+                addresses_due: peer.addresses_due,
             });
         }
         let (control, status) = (&self.socket, &self.status_socket);
@@ -286,13 +329,14 @@ impl Control {
                 socket,
                 pidfd,
                 process,
+                addresses_due,
             } = continued;
             let peer = Peer {
                 socket,
                 pid,
                 pidfd,
                 process,
-                addresses_due: false,
+                addresses_due,
             };
             if let Err(error) = peer.watch(self.poll.registry(), id) {
                 tracing::warn!(pid, %error, "detached after the restart: its socket cannot be watched");
@@ -409,6 +453,7 @@ fn continue_peer(
         socket,
         pidfd,
         process,
+        addresses_due: peer.addresses_due,
     })
 }
 

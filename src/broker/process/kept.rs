@@ -112,6 +112,20 @@ impl Process {
         Some(files.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Returns the names of the descriptors of its memory files.
+    pub(in crate::broker) fn names_of_files(&self) -> Vec<String> {
+        let files = self.files();
+        let files = files.iter().flat_map(|files| files.keys());
+        files.map(|name| name.name(self.id)).collect()
+    }
+
+    /// Returns how many queues the process has.
+    pub(in crate::broker) fn count_queues(&self) -> usize {
+        let files = self.files();
+        let files = files.iter().flat_map(|files| files.keys());
+        files.filter(|name| name.region == 0).count()
+    }
+
     /// Writes down the state of the process, and passes on its memory files.
     ///
     /// # Errors
