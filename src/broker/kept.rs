@@ -321,3 +321,6 @@ pub(super) mod names {
         format!("b{worker}-{queue}")
     }
 }
+
+#[cfg(test)]
+mod tests;

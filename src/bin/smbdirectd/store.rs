@@ -273,3 +273,70 @@ pub(crate) fn take(store: Option<&FdStore>) -> Option<Kept> {
     info!("continues where smbdirectd stood still");
     Some(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(limit: usize) -> (FdStore, UnixDatagram) {
+        let (socket, manager) = UnixDatagram::pair().unwrap();
+        let store = FdStore {
+            socket,
+            limit,
+            put: Mutex::default(),
+        };
+        (store, manager)
+    }
+
+    #[test]
+    fn has_room_for_as_many_as_systemd_takes_in_time_and_can_name() {
+        let (large, _manager) = store(2 * MOST);
+        assert!(large.has_room(MOST - 1, 10).is_ok());
+        let error = large.has_room(MOST, 10).unwrap_err().to_string();
+        assert!(error.contains("at most 4096 descriptors"), "{error}");
+        let error = large.has_room(1000, LONGEST_NAMES).unwrap_err().to_string();
+        assert!(error.contains("systemd can pass on"), "{error}");
+        let (small, _manager) = store(100);
+        assert!(small.has_room(99, 10).is_ok());
+        let error = small.has_room(100, 10).unwrap_err().to_string();
+        assert!(error.contains("raise FileDescriptorStoreMax="), "{error}");
+    }
+
+    #[test]
+    fn takes_nothing_after_it_was_given_up() {
+        let (store, _manager) = store(100);
+        let (descriptor, _other) = UnixStream::pair().unwrap();
+        store.put("c0-0", descriptor.as_fd()).unwrap();
+        // Otherwise, this would wait for a service manager.
+        store.lock().names.clear();
+        store.undo();
+        let error = store.put("c0-1", descriptor.as_fd()).unwrap_err();
+        assert!(error.to_string().contains("given up"), "{error}");
+        let error = store.finish(descriptor.as_fd()).unwrap_err();
+        assert!(error.to_string().contains("given up"), "{error}");
+    }
+
+    #[test]
+    fn gives_up_when_the_time_for_all_descriptors_is_over() {
+        let (store, _manager) = store(100);
+        let (descriptor, _other) = UnixStream::pair().unwrap();
+        store.lock().until = Some(Instant::now());
+        let error = store.put("c0-0", descriptor.as_fd()).unwrap_err();
+        assert!(error.to_string().contains("in time"), "{error}");
+    }
+
+    /// The unit is a part of the package, and says what the texts here say.
+    #[test]
+    fn the_unit_agrees_with_the_limits() {
+        let unit = include_str!("../../../contrib/smbdirectd.service");
+        let value = |key: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap().trim_end_matches('s').parse::<u64>().unwrap()
+        };
+        assert_eq!(value("FileDescriptorStoreMax="), MOST as u64);
+        let drain = smbdirect::broker::Config::default().drain_timeout;
+        // Each time may be exceeded by one message that the service manager does not take.
+        let longest = 2 * drain + KEEP_TIME + UNDO_TIME + 3 * SEND_TIME;
+        assert!(longest < Duration::from_secs(value("TimeoutStopSec=")));
+    }
+}

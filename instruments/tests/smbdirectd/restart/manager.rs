@@ -35,7 +35,7 @@ pub(crate) struct Manager {
     pub(crate) directory: Directory,
     heard: Arc<Mutex<Heard>>,
     thread: Option<JoinHandle<()>>,
-    limit: usize,
+    pub(crate) limit: usize,
     child: Option<Child>,
 }
 
@@ -142,6 +142,23 @@ impl Manager {
         assert!(status.success(), "{status}: {}", self.log());
         self.begin();
         begin.elapsed()
+    }
+
+    /// Lets the daemon read its configuration again, and waits for this line in its log.
+    pub(crate) fn reload(&self, line: &str) {
+        let child = self.child.as_ref().unwrap();
+        kill_process(Pid::from_child(child), Signal::HUP).unwrap();
+        let end = Instant::now() + TIMEOUT;
+        while !self.log().contains(line) {
+            assert!(Instant::now() < end, "no {line}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Drops a descriptor from the store.
+    pub(crate) fn remove(&self, name: &str) {
+        let mut heard = self.heard.lock().unwrap();
+        heard.store.retain(|(stored, _)| stored != name);
     }
 
     /// Replaces a descriptor in the store.

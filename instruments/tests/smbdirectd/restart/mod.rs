@@ -246,7 +246,7 @@ fn stops_gracefully_if_the_store_is_too_small() {
     assert!(manager.stop().success(), "{}", manager.log());
     let log = manager.log();
     assert!(log.contains("connections end with this stop"), "{log}");
-    assert!(log.contains("FileDescriptorStoreMax="), "{log}");
+    assert!(log.contains("raise FileDescriptorStoreMax="), "{log}");
     assert!(log.contains("stopped"), "{log}");
     assert_eq!(manager.stored(), [""; 0]);
     peer.wait_closed();
@@ -258,6 +258,50 @@ fn stops_gracefully_if_the_store_is_too_small() {
         panic!("the end of the connection");
     };
     assert_eq!(status, Status::Stopping);
+}
+
+#[test]
+fn what_attached_after_a_reload_is_kept_as_well() {
+    let mut manager = Manager::start("", ROOM);
+    manager
+        .directory
+        .file("smbdirectd.toml", "max_connections = 77");
+    manager.reload("max_connections: ");
+    let (mut load, address) = (Load::default(), manager.address());
+    load.add_worker(&manager, [4; 16]);
+    load.add_client(address, [4; 16]);
+    load.wait_for(3);
+    manager.restart();
+    load.wait_for(3);
+    load.end();
+    assert!(manager.log().contains("continues 1 connections"));
+}
+
+/// Stops a daemon with a connection, and changes what the next one finds. Returns the next one's log.
+fn without(change: impl FnOnce(&mut Manager)) -> String {
+    let mut manager = Manager::start("", ROOM);
+    let (mut worker, mut peer, _window) = reading(&manager, [1; 16]);
+    assert!(manager.stop().success(), "{}", manager.log());
+    change(&mut manager);
+    // A child of the service manager may have copies, and must not keep a socket alive.
+    let _copies = manager.passed();
+    manager.begin();
+    assert!(matches!(event(&mut worker), Event::RdmaDone { .. }));
+    peer.wait_closed();
+    assert_eq!(manager.status()["totals"]["connections"], 0);
+    manager.log()
+}
+
+#[test]
+fn ends_what_it_cannot_take_out_of_the_store() {
+    let log = without(|manager| manager.limit = 0);
+    assert!(log.contains("a store (FDSTORE"), "{log}");
+}
+
+#[test]
+fn ends_what_comes_without_a_state() {
+    let log = without(|manager| manager.remove("state"));
+    assert!(log.contains("which come without a state"), "{log}");
 }
 
 #[test]
