@@ -16,9 +16,7 @@ use crate::engine::pool::Pool;
 use crate::engine::registry::Registry;
 use crate::engine::shard::Rules;
 use crate::fabric::iwarp::{self, Iwarp, KeptConn as KeptIwarp};
-use crate::fabric::{
-    Event, Fabric, FabricError, ListenerId, SharedEpoll, Waitable, forward_fabric,
-};
+use crate::fabric::{Event, Fabric, FabricError, SharedEpoll, Waitable, forward_fabric};
 use crate::proto;
 use crate::transport::{Config, HeapBuffers, Transport};
 
@@ -106,20 +104,22 @@ impl Host for Office {
     }
 }
 
-/// The descriptors that were passed on.
-struct Passed(Vec<Option<OwnedFd>>);
+/// The descriptors that were passed on, and the worker, if there is one.
+struct Passed(Vec<Option<OwnedFd>>, Option<Told>);
 
 impl Source<Told> for Passed {
     fn worker(&mut self, _: u32) -> Option<Told> {
-        None
+        self.1.clone()
     }
 
     fn queue(&mut self, _: &KeptQueue) -> Option<(Memory, ())> {
-        None
+        let memory = self.1.as_ref()?.queue.borrow().clone();
+        Some((memory?, ()))
     }
 
-    fn segment(&mut self, _: &KeptQueue, _: u32, _: usize) -> Option<Memory> {
-        None
+    fn segment(&mut self, _: &KeptQueue, _: u32, length: usize) -> Option<Memory> {
+        // Nothing has been received.
+        Some(Memory::zeroed(length))
     }
 
     fn conn(&mut self, place: usize) -> Option<OwnedFd> {
@@ -159,7 +159,7 @@ fn shard() -> (Shard<Slow, Office>, SocketAddr) {
         max_segments: 4,
     };
     let mut transport = Transport::new(fabric, Pool::new(receive, memory, 0), config());
-    let listener: ListenerId = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = transport.local_address(listener).unwrap();
     let office = Office(Rc::new(RefCell::new(Registry::new(limits))));
     let shard = Shard::new(
@@ -170,32 +170,48 @@ fn shard() -> (Shard<Slow, Office>, SocketAddr) {
     (shard, address)
 }
 
-#[test]
-fn a_connection_that_takes_time_to_end_does_not_keep_others_from_being_kept() {
-    let (mut old, address) = shard();
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Returns a shard with three connections, and their clients.
+fn connected() -> (
+    Shard<Slow, Office>,
+    Transport<Iwarp, HeapBuffers>,
+    [ConnId; 3],
+) {
+    let (mut shard, address) = shard();
     let fabric = Iwarp::new(iwarp::Config::default()).unwrap();
     let mut clients = Transport::new(fabric, HeapBuffers::new(), config());
     let ours = [(); 3].map(|()| clients.connect(Instant::ZERO, address).unwrap());
     let mut seen = Vec::new();
-    let end = std::time::Instant::now() + Duration::from_secs(20);
-    while old.conns.len() < ours.len() || seen.len() < ours.len() {
+    let end = std::time::Instant::now() + TIMEOUT;
+    while shard.conns.len() < ours.len() || seen.len() < ours.len() {
         assert!(std::time::Instant::now() < end, "{seen:?}");
-        old.step().unwrap();
+        shard.step().unwrap();
         clients.poll(Instant::ZERO, &mut seen).unwrap();
     }
-    let stuck = old.conns.iter().map(|(id, _)| id).next();
-    old.fabric_mut().stuck = stuck;
-    old.freeze();
-    let (kept, descriptors, _) = old.keep();
+    (shard, clients, ours)
+}
+
+/// Stops a shard while one of its connections does not end. Returns what it passes on.
+fn pass_on(shard: &mut Shard<Slow, Office>, worker: Option<Told>) -> (KeptShard, Passed) {
+    let stuck = shard.conns.iter().map(|(id, _)| id).next();
+    shard.fabric_mut().stuck = stuck;
+    shard.freeze();
+    let (kept, descriptors, _) = shard.keep();
     assert_eq!((kept.conns.len(), kept.ended.len()), (2, 1));
     let copies = descriptors
         .iter()
         .map(|conn| conn.as_fd().try_clone_to_owned().ok());
-    let mut passed = Passed(copies.collect());
+    let passed = Passed(copies.collect(), worker);
     let text = serde_json::to_string(&kept).unwrap();
-    let kept: KeptShard = serde_json::from_str(&text).unwrap();
-    assert!(kept.workers().is_empty());
+    (serde_json::from_str(&text).unwrap(), passed)
+}
 
+#[test]
+fn a_connection_that_takes_time_to_end_does_not_keep_others_from_being_kept() {
+    let (mut old, mut clients, ours) = connected();
+    let (kept, mut passed) = pass_on(&mut old, None);
+    assert!(kept.workers().is_empty());
     let (mut new, _) = shard();
     assert_eq!(new.adopt(kept, &mut passed), 2);
     let not_kept = new.host.registry().counters().get("not_kept").copied();
@@ -207,7 +223,7 @@ fn a_connection_that_takes_time_to_end_does_not_keep_others_from_being_kept() {
     assert_eq!(ends.collect::<Vec<_>>(), ["not_kept"]);
     // The old process ends, and the sockets of what was kept stay open in the new one.
     drop(old);
-    let mut lost = Vec::new();
+    let (mut lost, end) = (Vec::new(), std::time::Instant::now() + TIMEOUT);
     while lost.is_empty() {
         assert!(
             std::time::Instant::now() < end,
@@ -218,4 +234,48 @@ fn a_connection_that_takes_time_to_end_does_not_keep_others_from_being_kept() {
     }
     let left = ours.iter().filter(|conn| clients.status(**conn).is_some());
     assert_eq!(left.count(), 2, "{lost:?}");
+}
+
+#[test]
+fn a_worker_learns_of_the_end_of_such_a_connection_from_the_next_device() {
+    let (mut old, _clients, _) = connected();
+    let worker = Told::new(1 << 20);
+    old.host.registry().attach(&worker);
+    let all: Vec<ConnId> = old.conns.iter().map(|(id, _)| id).collect();
+    for id in all {
+        old.assign(id, &worker);
+    }
+    old.flush_queues();
+    let backlog = |shard: &mut Shard<Slow, Office>| {
+        let queue = shard.queues.values_mut().next().unwrap();
+        let (waiting, in_ring) = queue.backlog();
+        (queue.count(), waiting, in_ring)
+    };
+    let (count, waiting, told) = backlog(&mut old);
+    assert_eq!((count, waiting), (3, 0));
+    let (kept, mut passed) = pass_on(&mut old, Some(worker));
+    assert_eq!(kept.workers().into_iter().collect::<Vec<_>>(), [1]);
+    // The worker has not been told here, because the fabric may still use its memory.
+    assert_eq!(backlog(&mut old), (3, 0, told));
+    let (mut new, _) = shard();
+    assert_eq!(new.adopt(kept, &mut passed), 2);
+    assert_eq!(backlog(&mut new), (2, 1, told), "it will be told");
+}
+
+#[test]
+fn a_worker_that_breaks_a_rule_at_the_last_moment_keeps_nobody_else_from_being_kept() {
+    let (mut old, _clients, _) = connected();
+    let worker = Told::new(1 << 20);
+    old.host.registry().attach(&worker);
+    let id = old.conns.iter().map(|(id, _)| id).next().unwrap();
+    old.assign(id, &worker);
+    // This is what the worker may write at any moment: the ring's indexes.
+    let memory = worker.queue.borrow().clone().unwrap();
+    memory.write(0, &vec![0xff; memory.len()]).unwrap();
+    old.freeze();
+    let (kept, ..) = old.keep();
+    assert_eq!((kept.conns.len(), kept.ended.len()), (2, 0));
+    assert!(kept.queues.is_empty());
+    let mut notices = core::iter::from_fn(|| old.next_notice());
+    assert!(notices.any(|notice| matches!(notice, Notice::Fault { worker: 1, .. })));
 }
