@@ -179,7 +179,8 @@ impl StatusOptions {
             return Ok(details);
         }
         let mut value = self.with_users(json, &device)?;
-        let mut connections = value["connections"].take();
+        let connections = value.get_mut("connections").map(Value::take);
+        let mut connections = connections.unwrap_or_default();
         if let Some(connections) = connections.as_array_mut() {
             connections.retain(|it| it["peer"].as_str().is_some_and(|peer| wanted.is(peer)));
         }
@@ -199,6 +200,8 @@ impl StatusOptions {
     /// Returns the JSON of a device with its users, if they are wanted. If they are not known, this says why.
     fn with_users(&self, json: &str, device: &status::Device) -> serde_json::Result<Value> {
         let mut value = serde_json::from_str(json)?;
+        // Control characters that were escaped in the text of the device need not be escaped any more.
+        make_printable(&mut value);
         if let Some(known) = &device.users {
             if let Err(reason) = known {
                 eprintln!("smbdirectctl: the users are unknown: {reason}");
@@ -380,5 +383,19 @@ mod tests {
         assert!(shown.chars().all(is_printed), "{shown:?}");
         let error = read::<status::Device>(r#"{"uptime_seconds": "\u001b[2J"}"#).unwrap_err();
         assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
+
+    #[test]
+    fn the_json_of_a_connection_does_not_control_the_terminal() {
+        let options = StatusOptions {
+            connection: Some(status::Wanted::parse("10.0.0.5").unwrap()),
+            users: false,
+            json: true,
+            watch: None,
+            control: PathBuf::new(),
+        };
+        let json = r#"{"connections": [{"peer": "10.0.0.5:1", "state": "a\u009b2J"}, {"peer": "10.0.0.6:1"}]}"#;
+        let shown = options.render(json).unwrap().unwrap();
+        assert_eq!(shown, "[{\"peer\":\"10.0.0.5:1\",\"state\":\"a?2J\"}]\n");
     }
 }
