@@ -293,9 +293,12 @@ fn make_printable(value: &mut Value) {
     }
 }
 
-/// Returns a text without the control characters with which it could control a terminal, or look like several lines.
+/// Returns a text without the characters with which it could control a terminal, look like several lines, or be shown
+/// in another order: a user may have chosen his name for that.
 fn printable(text: &str) -> String {
-    text.replace(char::is_control, "?")
+    let is_foreign =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(is_foreign, "?")
 }
 
 /// Says why there is no status.
@@ -374,9 +377,9 @@ mod tests {
     #[test]
     fn texts_of_a_device_do_not_control_the_terminal() {
         let json = r#"{"carried": {"soft\u001bware": {}},
-                       "closes": [{"peer": "10.0.0.1:1", "reason": "a\u001b[2Jb\nc\u009bd\u007f"}]}"#;
+                       "closes": [{"peer": "10.0.0.1:1", "reason": "a\u001b[2Jb\nc\u009bd\u007f\u202e\u2066"}]}"#;
         let device: status::Device = read(json).unwrap();
-        assert_eq!(device.closes[0].reason, "a?[2Jb?c?d?");
+        assert_eq!(device.closes[0].reason, "a?[2Jb?c?d???");
         let shown = device.to_string();
         assert!(shown.contains("soft?ware"), "{shown}");
         let is_printed = |c: char| c == '\n' || !c.is_control();
