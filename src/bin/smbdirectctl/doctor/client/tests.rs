@@ -892,8 +892,17 @@ fn the_script_for_windows_writes_all_that_is_judged() {
 
 /// Runs the script for Linux in an imaginary machine.
 fn run_script(machine: &Machine, arguments: &[&str]) -> String {
+    run_changed_script(machine, arguments, |script| script)
+}
+
+/// Runs the script as `run_script` does, after another change.
+fn run_changed_script(
+    machine: &Machine,
+    arguments: &[&str],
+    change: impl Fn(String) -> String,
+) -> String {
     let root = machine.0.display().to_string();
-    let mut script = System::Linux.script();
+    let mut script = change(System::Linux.script());
     for path in [
         "/sys/class/infiniband",
         "/proc/fs/cifs",
@@ -1010,4 +1019,27 @@ fn the_script_for_linux_tries_the_ports_of_a_server() {
     let report = Report::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(report.value["server"]["address"], "127.0.0.1");
     assert_eq!(report.value["server"]["tcp_5445"], "open", "{text}");
+}
+
+#[test]
+fn the_script_for_linux_knows_how_each_timeout_says_that_nothing_answers() {
+    let _alone = alone();
+    let machine = Machine::new("script-timeout");
+    machine.file("proc/mounts", "");
+    machine.program("bin/bash", "exit 1");
+    let path = machine.0.join("bin").display().to_string();
+    for (how, wanted) in [
+        ("exit 124", "silent"),
+        ("exit 143", "silent"),
+        ("exit 1", "refused"),
+        ("exit 0", "open"),
+    ] {
+        machine.program("bin/timeout", how);
+        let with_path =
+            |script: String| script.replace("PATH=$PATH:", &format!("PATH={path}:$PATH:"));
+        let text = run_changed_script(&machine, &["192.0.2.1"], with_path);
+        let report =
+            Report::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!(report.value["server"]["tcp_5445"], wanted, "{how}");
+    }
 }
