@@ -180,7 +180,14 @@ replaces() {
 # Simulates that Debian publishes a newer samba, as for a security fix.
 samba_held() {
     local unpinned=(-o Dir::Etc::PreferencesParts=/nonexistent)
-    mkdir /srv/newer
+    mkdir /srv/newer /srv/update
+    # An update of a version that had no such end before sorts before ours: +deb is before +smbdirect.
+    sed -e '/^Package: .*smbdirect/,/^$/d' -e 's/, libsmbdirect0 ([^)]*)//' -e 's/+smbdirect[0-9]*/+deb99u1/g' \
+        /srv/repository/Packages >/srv/update/Packages
+    echo "deb [trusted=yes] copy:/srv/update ./" >/etc/apt/sources.list.d/update.list
+    apt update | tee /root/update.log
+    grep -q '^samba-smbdirect: there is a newer Samba .*+deb99u1\.' /root/update.log || fail "apt update does not tell"
+    rm /etc/apt/sources.list.d/update.list
     # A dot sorts after a plus, so these versions are newer than ours, as +deb13u2 is.
     sed -e '/^Package: .*smbdirect/,/^$/d' -e 's/, libsmbdirect0 ([^)]*)//' -e 's/+smbdirect[0-9]*/.9/g' \
         /srv/repository/Packages >/srv/newer/Packages
