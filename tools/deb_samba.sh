@@ -120,8 +120,10 @@ unpack() {
     # dpkg-source refuses patches that do not fit exactly (fuzz), as the build of a package does.
     if ! dpkg-source --before-build "$directory" >"$cache/patch.log" 2>&1; then
         applied=$directory/.pc/applied-patches
-        patch=$(grep -m 1 -vxF -f "$applied" "$directory/debian/patches/series")
+        # Comments and empty lines in Debian's series are no patches.
+        patch=$(patches_of "$directory/debian/patches" | grep -vxF -f "$applied" | head -n 1) || true
         tail -n 10 "$cache/patch.log"
+        [ -n "$patch" ] || die "dpkg-source does not accept samba $debian_version; the log is $cache/patch.log"
         die "$series/${patch#smbdirect/} does not apply to samba $debian_version; the log is $cache/patch.log." \
             "Port the series to this version (samba-patches/README.md, \"Working on them\"), and try again"
     fi
