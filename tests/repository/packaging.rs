@@ -51,20 +51,23 @@ fn apt_update_tells_of_each_newer_samba_that_lacks_smb_direct() {
     }
     let directory = env::temp_dir().join(format!("smbdirect-newer-{}", id()));
     fs::create_dir_all(&directory).expect("a directory");
-    let ours = "2:4.22.8-1+smbdirect1";
+    let ours = "2:4.22.8-1+0smbdirect1";
     for (known, newer) in [
         (&[ours, "2:4.22.8-1"][..], None),
         (&[], None),
         (&[ours, "2:4.22.8-2", "2:4.22.8-1"], Some("2:4.22.8-2")),
-        // dpkg sorts this one before ours.
+        // An update that only appends to the version.
         (&[ours, "2:4.22.8-1+deb13u1"], Some("2:4.22.8-1+deb13u1")),
         // A build of the same source.
         (&[ours, "2:4.22.8-1+b1"], None),
-        (&["2:4.22.8-1+smbdirect2", ours, "2:4.22.8-1+b2"], None),
+        (&["2:4.22.8-1+0smbdirect2", ours, "2:4.22.8-1+b2"], None),
         // apt installs this one.
-        (&["2:4.22.8-2+smbdirect1", "2:4.22.8-2", ours], None),
-        (&["2:4.22.8-2", "2:4.22.8-2+smbdirect1"], None),
-        (&["2:4.22.8-2+smbdirect1", "2:4.22.9-1"], Some("2:4.22.9-1")),
+        (&["2:4.22.8-2+0smbdirect1", "2:4.22.8-2", ours], None),
+        (&["2:4.22.8-2", "2:4.22.8-2+0smbdirect1"], None),
+        (
+            &["2:4.22.8-2+0smbdirect1", "2:4.22.9-1"],
+            Some("2:4.22.9-1"),
+        ),
         (&[ours, "2:4.21.9-1"], None),
     ] {
         let said = said(&directory, ours, known);
