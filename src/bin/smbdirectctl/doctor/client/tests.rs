@@ -554,7 +554,7 @@ fn says_what_keeps_linux_from_rdma() {
                 &[("/devices/0/link_layer", json!("InfiniBand"))],
                 Verdict::Fail,
                 "client protocol",
-                "have InfiniBand, but",
+                "use InfiniBand, but",
                 "one kind",
             ),
             (
