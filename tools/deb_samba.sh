@@ -110,7 +110,7 @@ unpack() {
     next_number
     rm -rf "$directory"
     mkdir -p "$(dirname "$directory")"
-    logged "$cache/unpack.log" dpkg-source --no-check --extract "$dsc" "$directory" ||
+    logged "$cache/unpack.log" dpkg-source --no-check --no-copy --extract "$dsc" "$directory" ||
         die "dpkg-source cannot unpack $dsc"
     mkdir "$directory/debian/patches/smbdirect"
     for patch in $(patches_of "$series"); do
