@@ -2,6 +2,9 @@
 
 //! The quantities that all layers share, as types that cannot be confused.
 
+#[cfg(feature = "broker")]
+pub(crate) mod hex;
+
 use core::fmt;
 use core::ops::{Add, Sub};
 use core::time::Duration;
@@ -9,6 +12,7 @@ use core::time::Duration;
 /// A number of SMB Direct credits: messages that one side may send, because the other has posted that many receives
 /// ([MS-SMBD] 3.1.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Credits(pub u16);
 
 impl Credits {
@@ -49,6 +53,7 @@ impl fmt::Display for Credits {
 /// The steering token of remotely accessible memory: the `Token` of a buffer descriptor ([MS-SMBD] 2.2.3.1), the rkey
 /// of verbs, and the STag of iWARP, all of which are the same 32-bit number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct RemoteToken(pub u32);
 
 impl fmt::Display for RemoteToken {
@@ -62,6 +67,7 @@ impl fmt::Display for RemoteToken {
 /// Nothing in this crate below `transport` reads a clock: time always comes in as an argument, so that a test can play
 /// two hours of the protocol in a millisecond.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Instant(u64);
 
 impl Instant {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use smbdirect::fabric::forward_fabric;
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, Readiness, Reconfigure,
-    Sge, SharedEpoll, Waitable, iwarp,
+    Access, ConnId, Event, Fabric, FabricError, Keep, ListenerId, ReadLimits, Readiness,
+    Reconfigure, Sge, SharedEpoll, Waitable, iwarp,
 };
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -224,6 +224,7 @@ impl Reconfigure for Paired {
     /// Does nothing: this fabric has no limits.
     fn set_config(&mut self, _: &iwarp::Config) {}
 }
+impl Keep for Paired {}
 
 impl SharedEpoll for Paired {
     fn registry(&self) -> &mio::Registry {

@@ -96,6 +96,9 @@ pub struct Config {
     pub queue_depth: u32,
     /// Time that connections get to finish what is under way when the broker is stopped, up to 1 h.
     pub drain_timeout: Duration,
+    /// Whether the broker may be asked to [keep](super::Broker::keep) its connections for the broker that takes its
+    /// place. If so, it holds a descriptor of each memory file of a worker.
+    pub keep_connections: bool,
 }
 
 /// An address on which a broker accepts SMB Direct.
@@ -206,6 +209,7 @@ impl Default for Config {
             memory_idle_timeout: Duration::from_secs(5),
             queue_depth: 256,
             drain_timeout: Duration::from_secs(10),
+            keep_connections: false,
         };
         let half = machine::memory() / 2;
         // A number of whole MiB is easier to read.

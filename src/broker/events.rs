@@ -149,13 +149,45 @@ pub(super) struct Rings {
     troubles: VecDeque<Arc<Event>>,
 }
 
+/// The events, as they are passed on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct KeptEvents {
+    last: u64,
+    events: Vec<Event>,
+}
+
 impl Rings {
+    /// Returns all events that are kept.
+    pub(super) fn keep(&self) -> KeptEvents {
+        let events = self.after(0);
+        KeptEvents {
+            last: self.last,
+            events: events.iter().map(|event| Event::clone(event)).collect(),
+        }
+    }
+
+    /// Continues with the events of an earlier broker.
+    pub(super) fn adopt(&mut self, kept: KeptEvents) {
+        for event in kept.events {
+            self.insert(event);
+        }
+        self.last = self.last.max(kept.last);
+    }
+
     /// Adds an event that happens now.
     pub(super) fn add(&mut self, what: What) {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.last += 1;
-        let number = self.last;
-        let (kept, most) = match &what {
+        self.insert(Event {
+            number: self.last,
+            time_seconds: since.unwrap_or_default().as_secs_f64(),
+            what,
+        });
+    }
+
+    /// Adds an event, whose number is greater than all others.
+    fn insert(&mut self, event: Event) {
+        let (kept, most) = match &event.what {
             What::Established { .. } | What::Assigned { .. } | What::Ended { .. } => {
                 (&mut self.connections, CONNECTIONS)
             }
@@ -174,11 +206,7 @@ impl Rings {
         if kept.len() >= most {
             kept.pop_front();
         }
-        kept.push_back(Arc::new(Event {
-            number,
-            time_seconds: since.unwrap_or_default().as_secs_f64(),
-            what,
-        }));
+        kept.push_back(Arc::new(event));
     }
 
     /// Returns the events with greater numbers than `after` that are still kept, the oldest first.

@@ -20,6 +20,7 @@
 //! | `reload` | which keys of the configuration can change while the broker runs, and how |
 //! | `shared` | the state that all threads share: the registry of clients and connections, the configuration |
 //! | `process`, `segment` | an attached process, and its memory |
+//! | `kept` | what one broker passes on to the next one at a restart |
 //! | `config`, `settings`, `quantity`, `log`, `suggest` | the broker's configuration, and the file that holds it |
 //! | [`status`], `words` | what the broker reports about itself |
 //! | [`metrics`] | the broker's report for Prometheus |
@@ -36,6 +37,7 @@ mod capture;
 mod config;
 mod control;
 pub mod events;
+mod kept;
 pub mod kernel_status;
 mod log;
 mod machine;
@@ -56,6 +58,7 @@ mod words;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,12 +69,14 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 
 use self::capture::Tap;
 pub use self::config::{Config, Listen, METRICS_PORT, OutOfRange, PORT};
-use self::control::{Control, ControlSocket, Message, ToReactor};
+use self::control::{Control, ControlSocket, Keeper, Message, ToReactor, continue_with};
+use self::kept::{Descriptors, KeptSocket, names};
+pub use self::kept::{Kept, NotContinued, Store};
 pub use self::log::{LogFormat, log_filter};
 use self::observers::{Listeners, Observers};
 pub use self::placement::{NotPlaced, unused_devices};
 use self::process::Pool;
-use self::reactor::{Notice, Reactor, ToControl};
+use self::reactor::{Notice, Reactor, ToControl, ToStore};
 use self::reload::Listening;
 pub use self::reload::{Applies, Change, KEYS, Plan, Problem, Refusal, Reloaded};
 pub use self::settings::{NoAddress, Settings, SettingsError};
@@ -79,16 +84,22 @@ use self::shared::Shared;
 use self::status::Status;
 use crate::device;
 use crate::device::trust::{UnsafeDirectory, check_directory, check_directory_of};
+use crate::engine::shard::KeptShard;
 use crate::fabric::verbs;
 use crate::fabric::{
-    Fabric, FabricError, FabricKind, ReadLimits, Reconfigure, SharedEpoll, iwarp, owner_token,
+    Fabric, FabricError, FabricKind, Keep, ListenerId, ReadLimits, Reconfigure, SharedEpoll, iwarp,
+    owner_token,
 };
 use crate::proto;
+pub use crate::sys::passed_descriptors;
 use crate::transport::{self, Transport};
-use crate::units::Credits;
+use crate::units::{Credits, Instant};
 
 /// Time that the owner of the broker waits for the status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time that [`Broker::keep`] waits besides the time in which the connections of RDMA devices end.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(13);
 
 /// Number of registrations of a connection besides those of its owner's segments: the receives of the negotiation, and
 /// the receives after it.
@@ -221,19 +232,54 @@ impl Broker {
     /// # Errors
     ///
     /// The error says why the broker could not start. No thread is left running.
-    pub fn start<F, M>(mut config: Config, mut make_fabric: M) -> Result<Self, StartError>
+    pub fn start<F, M>(config: Config, make_fabric: M) -> Result<Self, StartError>
     where
-        F: Reconfigure + Send + 'static,
+        F: Keep + Reconfigure + Send + 'static,
+        M: FnMut(FabricKind) -> io::Result<F>,
+    {
+        Self::resume(config, None, make_fabric)
+    }
+
+    /// Starts as [`start`](Self::start) does, and continues where the broker stood still that wrote down `kept`. What
+    /// cannot be continued ends, and the log says so. There are at least as many reactors as the connections need.
+    ///
+    /// # Errors
+    ///
+    /// The error says why the broker could not start. No thread is left running, and all connections end.
+    pub fn resume<F, M>(
+        mut config: Config,
+        kept: Option<Kept>,
+        mut make_fabric: M,
+    ) -> Result<Self, StartError>
+    where
+        F: Keep + Reconfigure + Send + 'static,
         M: FnMut(FabricKind) -> io::Result<F>,
     {
         config.validate()?;
         config.place()?;
-        let (socket, asked_at) = sockets(&config)?;
+        let mut kept = kept.filter(|kept| {
+            let why = kept.misfit(&config);
+            if let Some(why) = why {
+                tracing::warn!("connections end with this restart: {why}");
+            }
+            why.is_none()
+        });
+        if let Some(kept) = &kept {
+            let mut listen = config.listen.iter();
+            let is_verbs = listen.any(|listen| listen.fabric == Some(FabricKind::Verbs));
+            config.reactors = config.reactors.max(kept.reactors(is_verbs));
+        }
+        let (socket, asked_at) = sockets(&config, kept.as_mut())?;
+        let status_socket = Arc::clone(&asked_at.status);
         let metrics = config.metrics;
         let drain_timeout = config.drain_timeout;
         let mut listen_at = config.listen.clone();
         let asked: Vec<SocketAddr> = listen_at.iter().map(|listen| listen.address).collect();
-        let shared = Arc::new(Shared::new(config));
+        let now = kept.as_ref().map_or(Instant::ZERO, |kept| kept.state.now);
+        let shared = Arc::new(Shared::new(config, now));
+        let continued = kept
+            .as_mut()
+            .map(|kept| continue_with(&mut kept.state, &mut kept.descriptors, &shared));
         let poll = mio::Poll::new()?;
         let (sender, messages) = unbounded();
         let waker = mio::Waker::new(poll.registry(), control::WAKER)?;
@@ -245,11 +291,13 @@ impl Broker {
         let kinds = shared.reactors.clone();
         for (number, kind) in kinds.iter().copied().enumerate() {
             let fabric = make_fabric(kind).map_err(StartError::Fabric)?;
-            let transport = listen(&shared, Tap::new(fabric), kind, &mut listen_at)?;
+            let of = (number, kind);
+            let transport = listen(&shared, Tap::new(fabric), of, &mut listen_at, kept.as_mut())?;
             let (to_reactor, commands) = unbounded();
             let registry = transport.0.fabric().registry();
             let waker = mio::Waker::new(registry, owner_token(reactor::WAKER))?;
             to_reactors.push(ToReactor {
+                kind,
                 sender: to_reactor,
                 waker: Arc::new(waker),
             });
@@ -265,7 +313,31 @@ impl Broker {
         let waits = (poll, messages);
         let observers = observers::Server::new(Arc::clone(&shared), asked_at, control.clone())?;
         let of_kinds = kinds.into_iter().zip(to_reactors.iter().cloned()).collect();
-        let thread = Control::new(shared, waits, socket, to_reactors, listen_at.clone())?;
+        let sockets = (socket, status_socket);
+        let mut thread = Control::new(
+            Arc::clone(&shared),
+            waits,
+            sockets,
+            to_reactors,
+            listen_at.clone(),
+        )?;
+        if let (Some(kept), Some((peers, state))) = (kept, continued) {
+            let acceptor = state.acceptor(&shared.config().acceptor);
+            for reactor in &mut reactors {
+                reactor.set_up(acceptor, state.allowed());
+            }
+            let Kept {
+                state: mut before,
+                mut descriptors,
+            } = kept;
+            shared.adopt_events(std::mem::take(&mut before.events));
+            continue_shards(
+                &mut reactors,
+                (before.shards, &mut descriptors),
+                (&shared, &control),
+            );
+            thread.adopt(peers, state);
+        }
         let listening = asked.into_iter().zip(listen_at);
         let mut broker = Self {
             listening: listening
@@ -283,7 +355,7 @@ impl Broker {
         Ok(broker)
     }
 
-    fn spawn<F: Reconfigure + Send + 'static>(
+    fn spawn<F: Keep + Reconfigure + Send + 'static>(
         &mut self,
         mut control: Control,
         reactors: Vec<Reactor<F>>,
@@ -340,6 +412,36 @@ impl Broker {
         self.control.send(Message::Stop(self.drain_timeout));
     }
 
+    /// Lets everything stand still, so that another broker can continue ([`resume`](Self::resume)): passes all
+    /// descriptors to `store`, and returns a file that holds the state. Connections of RDMA devices, which cannot be
+    /// passed on, first end as they do when the broker [stops](Self::stop). [`leave`](Self::leave) or
+    /// [`go_on`](Self::go_on) has to follow.
+    ///
+    /// # Errors
+    ///
+    /// The error says why the broker cannot be passed on, as a message for people. Everything goes on, except for
+    /// connections of RDMA devices, and for clients that had not negotiated yet.
+    pub fn keep(&self, store: Arc<dyn Store>) -> Result<OwnedFd, String> {
+        let (answer, answered) = bounded(1);
+        let store = ToStore(store);
+        self.control.send(Message::Keep(Keeper { store, answer }));
+        let time = self.drain_timeout.saturating_add(KEEP_TIMEOUT);
+        let kept = answered.recv_timeout(time);
+        let state = kept.unwrap_or_else(|_| Err("the device does not answer".to_owned()))?;
+        kept::write(&state).map_err(|error| format!("the state cannot be written down: {error}"))
+    }
+
+    /// Goes on after [`keep`](Self::keep), because no other broker can continue.
+    pub fn go_on(&self) {
+        self.control.send(Message::GoOn);
+    }
+
+    /// Gives up the broker after [`keep`](Self::keep), without a word to anybody. Its threads stand still until the
+    /// process ends, which has to follow.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// Returns whether the broker has ended, so that [`wait`](Self::wait) would return at once.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -385,25 +487,38 @@ fn ask_status(control: &ToControl, time: Duration) -> io::Result<Status> {
     status.map_err(|error| io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
 }
 
-/// Makes the control socket, and what observers connect to.
-fn sockets(config: &Config) -> Result<(ControlSocket, Listeners), StartError> {
+/// Makes the control socket, and what observers connect to; continues the sockets that were passed on.
+fn sockets(
+    config: &Config,
+    mut kept: Option<&mut Kept>,
+) -> Result<(ControlSocket, Listeners), StartError> {
     let control = &config.control;
     check_directory(control).map_err(|source| StartError::Directory {
         path: control.display().to_string(),
         source,
     })?;
-    let bound = ControlSocket::bind(control).map_err(|source| StartError::Control {
+    let mut at = |path: &Path, name: &str, of: fn(&Kept) -> &KeptSocket| {
+        let kept = kept.as_deref_mut().filter(|kept| of(kept).is_at(path));
+        let again = kept.and_then(|kept| {
+            let descriptor = kept.descriptors.take(name)?;
+            ControlSocket::adopt(of(kept), descriptor)
+        });
+        again.map_or_else(|| ControlSocket::bind(path), Ok)
+    };
+    let bound = at(control, names::CONTROL, |kept| &kept.state.control);
+    let bound = bound.map_err(|source| StartError::Control {
         path: control.display().to_string(),
         source,
     })?;
     let path = device::status_path(control);
-    let status = ControlSocket::bind(&path).map_err(|source| StartError::StatusSocket {
+    let status = at(&path, names::STATUS, |kept| &kept.state.status);
+    let status = status.map_err(|source| StartError::StatusSocket {
         path: path.display().to_string(),
         source,
     })?;
     share(config, &status, ("status", &path))?;
     let listeners = Listeners {
-        status,
+        status: Arc::new(status),
         metrics: config.metrics.and_then(observers::listen),
         metrics_socket: metrics_socket(config)?,
     };
@@ -458,6 +573,50 @@ fn group_error(
     }
 }
 
+/// Continues the shards of an earlier broker. A shard without a reactor ends, with all of its workers: a worker has shared
+/// a queue with it.
+fn continue_shards<F: Keep + Reconfigure>(
+    reactors: &mut [Reactor<F>],
+    (shards, descriptors): (Vec<KeptShard>, &mut Descriptors),
+    (shared, control): (&Shared, &ToControl),
+) {
+    let (mut continued, mut all) = (0, 0);
+    for shard in shards {
+        let count = shard.conns.len();
+        all += count;
+        if let Some(reactor) = reactors.get_mut(shard.number) {
+            continued += reactor.adopt(shard, descriptors);
+            continue;
+        }
+        let workers = shard.workers();
+        if count == 0 && workers.is_empty() {
+            continue;
+        }
+        let (number, workers_ended) = (shard.number, workers.len());
+        tracing::warn!(
+            "reactor {number} is missing after the restart, because \"listen\" has no address of its fabric any more: \
+             its {count} connections end, and {workers_ended} workers are detached"
+        );
+        for _ in 0..count {
+            shared.registry().count("not_kept");
+        }
+        for process in workers {
+            let status = device::Status::System;
+            let why = format!("its reactor {number} is missing after the restart");
+            control.send(Message::Notice(Notice::Fault {
+                process,
+                status,
+                why,
+            }));
+        }
+    }
+    if continued == all {
+        tracing::info!("continues {continued} connections");
+    } else {
+        tracing::warn!("continues {continued} of {all} connections; the others end");
+    }
+}
+
 /// Returns the fabric of each reactor.
 fn kinds_of_reactors(config: &Config) -> Vec<FabricKind> {
     let is_used = |kind| {
@@ -503,12 +662,13 @@ fn transport_config(config: &Config) -> transport::Config {
 /// Makes the transport of a reactor. The transport listens on the addresses of `listen_at`, whose ports become real
 /// ones.
 #[allow(clippy::type_complexity)]
-fn listen<F: Fabric>(
+fn listen<F: Fabric + Keep>(
     shared: &Shared,
     fabric: F,
-    kind: FabricKind,
+    (reactor, kind): (usize, FabricKind),
     listen_at: &mut [Listen],
-) -> Result<(Transport<F, Pool>, Vec<crate::fabric::ListenerId>), FabricError> {
+    mut kept: Option<&mut Kept>,
+) -> Result<(Transport<F, Pool>, Vec<ListenerId>), FabricError> {
     let config = shared.config();
     let total = Arc::clone(&shared.memory);
     let pool = Pool::new(config.memory.receive, total, shared.reserve.worker);
@@ -519,7 +679,12 @@ fn listen<F: Fabric>(
             continue;
         }
         listen.address = self::listen_at(listen, |address| {
-            let listener = transport.listen(address)?;
+            let before = kept.as_deref_mut();
+            let before = before.and_then(|kept| kept.take_listener(reactor, address));
+            let listener = match before {
+                Some(descriptor) => transport.fabric_mut().adopt_listener(descriptor)?,
+                None => transport.listen(address)?,
+            };
             listeners.push(listener);
             Ok(transport.local_address(listener).unwrap_or(address))
         })?;

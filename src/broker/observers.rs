@@ -82,7 +82,7 @@ pub(super) struct Server {
 #[derive(Debug)]
 pub(super) struct Listeners {
     /// The status socket.
-    pub(super) status: ControlSocket,
+    pub(super) status: Arc<ControlSocket>,
     /// The loopback address of the metrics.
     pub(super) metrics: Option<TcpListener>,
     /// The socket of the metrics. Only members of its group can connect, so its clients are counted separately, and
@@ -256,7 +256,7 @@ impl Server {
     /// another thread has woken this one.
     fn wait_for(&self, (observers, scrapers, local_scrapers): AllClients<'_>) -> bool {
         let at = &self.at;
-        let mut fds = vec![PollFd::new(&at.status, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*at.status, PollFlags::IN)];
         let metrics = at.metrics.iter();
         fds.extend(metrics.map(|metrics| PollFd::new(metrics, PollFlags::IN)));
         let metrics = at.metrics_socket.iter();

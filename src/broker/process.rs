@@ -2,6 +2,9 @@
 
 //! An attached process, with the state that the control thread and the reactors share.
 
+mod kept;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zerocopy::{Immutable, IntoBytes};
 
+pub(super) use self::kept::{KeptProcess, MemoryFile};
 use super::segment::pages;
 use crate::device::Status;
 use crate::device::abi::{self, Control, kind};
@@ -37,6 +41,8 @@ pub(super) struct Process {
     greeting: Mutex<()>,
     /// How often a segment came or went.
     changes: AtomicU64,
+    /// The memory files that the process maps, if they may have to be passed on.
+    files: Option<Mutex<BTreeMap<MemoryFile, Arc<Memfd>>>>,
 }
 
 impl Peer for Arc<Process> {
@@ -63,8 +69,8 @@ impl Peer for Arc<Process> {
 }
 
 impl Worker for Arc<Process> {
-    type Pages = Memfd;
-    type NewQueue = (Memfd, [Bell; 2]);
+    type Pages = Arc<Memfd>;
+    type NewQueue = (Arc<Memfd>, [Bell; 2]);
     type Bell = Bell;
     type Doorbell = WakeProcess;
 
@@ -72,18 +78,21 @@ impl Worker for Arc<Process> {
         &self.account
     }
 
-    fn make_pages(&self, length: usize) -> Result<(Memory, Memfd), Status> {
-        pages("smbdirect-receive", length)
+    fn make_pages(&self, length: usize) -> Result<(Memory, Arc<Memfd>), Status> {
+        let (memory, file) = pages("smbdirect-receive", length)?;
+        Ok((memory, Arc::new(file)))
     }
 
-    fn hand_over(&self, segment: &abi::Segment, pages: &Memfd) -> Result<(), Untold> {
-        Process::hand_over(self, kind::SEGMENT, 0, segment, &[pages.as_fd()])
+    fn hand_over(&self, segment: &abi::Segment, pages: &Arc<Memfd>) -> Result<(), Untold> {
+        Process::hand_over(self, kind::SEGMENT, 0, segment, &[pages.as_fd()])?;
+        self.add_file(MemoryFile::receive(segment.queue, segment.number), pages);
+        Ok(())
     }
 
     fn make_queue(&self, length: usize) -> Result<(Memory, Self::NewQueue), Status> {
         let (memory, file) = pages("smbdirect-queue", length)?;
         let (ours, theirs) = Bell::pair().map_err(|_| Status::System)?;
-        Ok((memory, (file, [ours, theirs])))
+        Ok((memory, (Arc::new(file), [ours, theirs])))
     }
 
     fn hand_over_queue(
@@ -93,6 +102,7 @@ impl Worker for Arc<Process> {
     ) -> Result<Bell, Untold> {
         let descriptors = [file.as_fd(), theirs.as_fd()];
         Process::hand_over(self, kind::QUEUE, 0, queue, &descriptors)?;
+        self.add_file(MemoryFile::queue(queue.queue), &file);
         Ok(ours)
     }
 
@@ -130,6 +140,7 @@ impl Process {
             segments: Mutex::default(),
             greeting: Mutex::default(),
             changes: AtomicU64::new(0),
+            files: None,
         }
     }
 
@@ -216,6 +227,7 @@ impl Process {
         let place = segments.and_then(|segments| segments.get_mut(number as usize));
         let released = place.and_then(Option::take);
         drop(all);
+        self.remove_file(MemoryFile::segment(region, number));
         self.changed();
         released.is_some()
     }

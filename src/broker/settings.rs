@@ -590,6 +590,8 @@ impl From<File> for Settings {
             memory_idle_timeout: file.memory_idle_timeout.0,
             queue_depth: file.queue_depth,
             drain_timeout: file.drain_timeout.0,
+            // The service manager decides this, not the file.
+            keep_connections: false,
         };
         Self {
             broker,

@@ -7,10 +7,10 @@
 
 use std::ops::DerefMut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::config::Config;
-use super::events::{self, Rings, What};
+use super::events::{self, KeptEvents, Rings, What};
 use super::kinds_of_reactors;
 use super::process::Process;
 use crate::device::abi::Token;
@@ -32,13 +32,19 @@ pub(super) struct Shared {
     /// The fabric of each reactor. A reload makes and ends none, whatever it listens on.
     pub(super) reactors: Vec<FabricKind>,
     start: std::time::Instant,
+    /// The clock when this broker started: what it was when an earlier broker stood still.
+    before: Duration,
     start_time: SystemTime,
     registry: Mutex<Registry<Arc<Process>>>,
     events: Mutex<Rings>,
 }
 
 impl Shared {
-    pub(super) fn new(config: Config) -> Self {
+    /// Makes the state of a broker whose clock shows `now`: where the clock of an earlier broker stood still, or the
+    /// start of the clock.
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        let before = now.saturating_since(Instant::ZERO);
+        let start_time = SystemTime::now();
         Self {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
@@ -47,7 +53,8 @@ impl Shared {
             events: Mutex::default(),
             config: RwLock::new(Arc::new(config)),
             start: std::time::Instant::now(),
-            start_time: SystemTime::now(),
+            before,
+            start_time: start_time.checked_sub(before).unwrap_or(start_time),
         }
     }
 
@@ -64,9 +71,10 @@ impl Shared {
         *current = Arc::new(config);
     }
 
-    /// Returns the time since the broker started, by the clock of all its threads.
+    /// Returns the time since the broker started, by the clock of all its threads. If it continues where an earlier
+    /// broker stood still, this is the time for which both of them ran.
     pub(super) fn now(&self) -> Instant {
-        Instant::ZERO + self.start.elapsed()
+        Instant::ZERO + self.before + self.start.elapsed()
     }
 
     /// Returns the time at which the broker started, in seconds since 1970, or `None` if the machine's clock was before
@@ -92,6 +100,16 @@ impl Shared {
         // The events are not locked while the text is written.
         let events = self.events().after(after);
         events::to_json(self.start_time_seconds(), &events)
+    }
+
+    /// Returns the events, to pass them on.
+    pub(super) fn keep_events(&self) -> KeptEvents {
+        self.events().keep()
+    }
+
+    /// Continues with the events of an earlier broker.
+    pub(super) fn adopt_events(&self, kept: KeptEvents) {
+        self.events().adopt(kept);
     }
 
     fn events(&self) -> MutexGuard<'_, Rings> {
@@ -149,10 +167,11 @@ mod tests {
 
     #[test]
     fn a_configuration_without_addresses_of_a_fabric_changes_no_reactor() {
-        let shared = Shared::new(Config {
+        let config = Config {
             reactors: 3,
             ..Config::default()
-        });
+        };
+        let shared = Shared::new(config, Instant::ZERO);
         shared.set_config(Config {
             listen: Vec::new(),
             ..(*shared.config()).clone()

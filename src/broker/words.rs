@@ -34,6 +34,8 @@ pub(super) fn of_reason(name: &str, config: &Config) -> String {
         "worker_gone" => "its smbd has ended".to_owned(),
         "disconnected" => "smbd closed it".to_owned(),
         "stopping" => "smbdirectd stops".to_owned(),
+        "restarting" => "smbdirectd restarts, and could not keep it".to_owned(),
+        "not_kept" => "smbdirectd has restarted, and could not continue it".to_owned(),
         other => other.replace('_', " "),
     }
 }

@@ -122,6 +122,23 @@ impl Admission {
         Some((stranger, limit))
     }
 
+    /// Adds a connection that an earlier device admitted, and perhaps offered, whatever the limits are now.
+    #[cfg(feature = "broker")]
+    pub(super) fn adopt(
+        &mut self,
+        place: Place,
+        source: Source,
+        (is_stranger, is_offered): (bool, bool),
+    ) {
+        self.connections.add(place, source);
+        if is_stranger {
+            self.strangers.add(place, source);
+        }
+        if is_offered {
+            self.offered.add(place, source);
+        }
+    }
+
     fn exceeded(&self, source: Source) -> Option<Limit> {
         let (connections, strangers) =
             (self.limits.max_connections, self.limits.max_unauthenticated);

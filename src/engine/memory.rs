@@ -169,6 +169,19 @@ impl Segment {
         Ok((segment, pages))
     }
 
+    /// Makes a segment again that an earlier device made. It counts in these accounts, which cannot refuse it.
+    #[cfg(feature = "broker")]
+    #[must_use]
+    pub fn adopt(memory: Memory, accounts: [&Arc<Account>; 2], is_reclaimed: bool) -> Self {
+        let length = memory.len() as u64;
+        Self {
+            memory,
+            touched: AtomicBool::new(true),
+            reclaimed: AtomicBool::new(is_reclaimed),
+            _charges: accounts.map(|account| account.count(length)),
+        }
+    }
+
     /// Marks the segment as used.
     #[inline]
     pub fn touch(&self) {

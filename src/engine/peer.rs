@@ -14,6 +14,7 @@ use crate::sys::Memory;
 
 /// The role of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 #[strum(serialize_all = "snake_case")]
 pub enum Role {
     /// smbd's parent, which gets offers of connections.

@@ -22,6 +22,9 @@
 //! An arena begins small and doubles. Segments that were not used for a while are taken back, except for the shortest
 //! one: no more messages are put into them, and the worker is asked to unmap them and says when it has done so.
 
+#[cfg(feature = "broker")]
+mod kept;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -39,6 +42,9 @@ use crate::shm::buffers::{AllocateError, BadShape, BufferError};
 use crate::shm::{Buffer as Number, Buffers};
 use crate::sys::Memory;
 use crate::transport::{ConnTable, MessageBuffers};
+
+#[cfg(feature = "broker")]
+pub(crate) use self::kept::{KeptArena, KeptBuffer};
 
 /// Length of the longest message of a connection without an owner, or without a session, in bytes.
 pub const MAX_HELD_LENGTH: u32 = 64 * 1024;

@@ -2,6 +2,9 @@
 
 //! A worker's queue with one shard: the two rings, and the completions that wait to go into the second.
 
+#[cfg(feature = "broker")]
+mod kept;
+
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,6 +20,9 @@ use crate::device::abi::{self, Completion, event, queue_of};
 use crate::fabric::ConnId;
 use crate::shm::{Consumer, Entry, Producer, RingCorrupt, RingMemory, ring_length};
 use crate::units::Instant;
+
+#[cfg(feature = "broker")]
+pub(crate) use self::kept::KeptQueue;
 
 /// Bits of a connection's number below those of the queue's number.
 const SERIAL_BITS: u32 = 48;

@@ -6,6 +6,9 @@
 //! A connection comes here when it begins, changes hands and ends, but messages, RDMA operations and completions never
 //! do. A registry that is shared is protected by a lock, which is never held across anything that waits.
 
+#[cfg(feature = "broker")]
+mod kept;
+
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -18,6 +21,9 @@ use crate::device::Status;
 use crate::device::abi::Token;
 use crate::transport::Traffic;
 use crate::units::Instant;
+
+#[cfg(feature = "broker")]
+pub(crate) use self::kept::{KeptCarried, KeptRegistry};
 
 /// Maximum number of observers at a time.
 const MAX_OBSERVERS: usize = 64;

@@ -75,6 +75,14 @@ pub trait Reconfigure: SharedEpoll {
 }
 
 /// What [`AnyFabric`] needs from a fabric besides the traits.
+#[cfg(feature = "broker")]
+trait Provider: super::Keep + Reconfigure + fmt::Debug + Send {
+    /// See [`AnyFabric::connections`].
+    fn connections(&self) -> usize;
+}
+
+/// What [`AnyFabric`] needs from a fabric besides the traits.
+#[cfg(not(feature = "broker"))]
 trait Provider: Reconfigure + fmt::Debug + Send {
     /// See [`AnyFabric::connections`].
     fn connections(&self) -> usize;
@@ -189,5 +197,50 @@ impl SharedEpoll for AnyFabric {
 
     fn ready(&mut self, keys: &mut Vec<u64>) {
         self.fabric.ready(keys);
+    }
+}
+
+#[cfg(feature = "broker")]
+mod kept {
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    use super::AnyFabric;
+    use crate::fabric::iwarp::KeptConn;
+    use crate::fabric::{ConnId, Event, FabricError, Keep, ListenerId, NotKept, RegionId};
+    use crate::sys::Memory;
+
+    impl Keep for AnyFabric {
+        fn may_keep(&self, conn: ConnId) -> bool {
+            self.fabric.may_keep(conn)
+        }
+
+        fn keep(&self, conn: ConnId) -> Option<(KeptConn, BorrowedFd<'_>)> {
+            self.fabric.keep(conn)
+        }
+
+        fn adopt(
+            &mut self,
+            kept: KeptConn,
+            descriptor: OwnedFd,
+            memory: &mut dyn FnMut(RegionId) -> Option<Memory>,
+        ) -> Result<ConnId, NotKept> {
+            self.fabric.adopt(kept, descriptor, memory)
+        }
+
+        fn listener(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
+            self.fabric.listener(listener)
+        }
+
+        fn adopt_listener(&mut self, descriptor: OwnedFd) -> Result<ListenerId, FabricError> {
+            self.fabric.adopt_listener(descriptor)
+        }
+
+        fn end_at_once(&mut self, conn: ConnId) {
+            self.fabric.end_at_once(conn);
+        }
+
+        fn take_events(&mut self, events: &mut Vec<Event>) {
+            self.fabric.take_events(events);
+        }
     }
 }

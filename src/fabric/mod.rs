@@ -29,6 +29,8 @@ pub(crate) mod capture;
 pub mod fault;
 #[cfg(feature = "fabric")]
 mod forward;
+#[cfg(feature = "broker")]
+mod kept;
 #[cfg(feature = "engine")]
 mod local;
 #[cfg(feature = "fabric")]
@@ -56,6 +58,8 @@ mod wc_status;
 pub use any::{AnyFabric, FabricChoice, FabricKind, NoFabric, Reconfigure};
 #[cfg(feature = "fabric")]
 pub use forward::forward_fabric;
+#[cfg(feature = "broker")]
+pub use kept::{Keep, NotKept};
 #[cfg(feature = "engine")]
 pub use local::{LocalAddress, LocalAddresses};
 #[cfg(feature = "engine")]
@@ -76,10 +80,12 @@ pub const MAX_SEND_HEADER: usize = 32;
 
 /// A memory region of one connection. Numbers are small and are reused after deregistration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct RegionId(pub u32);
 
 /// A piece of local memory that an operation reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Sge {
     /// The region, of the same connection, that holds the memory.
     pub region: RegionId,
@@ -91,10 +97,12 @@ pub struct Sge {
 
 /// The number that the owner of a work request gave it; its completion carries it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct WrId(pub u64);
 
 /// The place in the peer's memory where an RDMA READ or RDMA WRITE begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct RemoteAddress {
     /// The peer's token (rkey, STag).
     pub token: RemoteToken,
@@ -104,6 +112,7 @@ pub struct RemoteAddress {
 
 /// What the peer may do with a region by RDMA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub enum Access {
     /// The peer may do nothing: the region serves only local work requests, and is not a sink for RDMA READs.
     Local,
@@ -128,6 +137,7 @@ impl Access {
 /// Why a work request did not succeed (compare `enum ibv_wc_status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, thiserror::Error)]
 #[strum(serialize_all = "snake_case")]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub enum WrError {
     /// The connection ended before the request was carried out.
     #[error("flushed: the connection ended first")]

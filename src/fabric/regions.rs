@@ -10,13 +10,20 @@
 //! Tokens (STags) are random, so that a peer cannot guess one; a wrong guess ends its connection. A region is found by
 //! its [`RegionId`] without a search, and by its token with a linear search, because a connection has few regions.
 
+#[cfg(feature = "broker")]
+mod kept;
+
 use alloc::vec::Vec;
+
+#[cfg(feature = "broker")]
+pub(super) use self::kept::KeptRegions;
 
 use super::{Access, RegionId, RemoteAddress, Sge};
 use crate::units::RemoteToken;
 
 /// A piece of memory that was registered when it was looked up, and must be looked up again before each use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Piece {
     region: RegionId,
     /// Distinguishes this registration from earlier and later ones with the same number.

@@ -22,6 +22,7 @@ slotmap::new_key_type! {
 
 /// How many RDMA READs may be outstanding on one connection, as this side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct ReadLimits {
     /// Number of the peer's RDMA READs that this side serves at a time (IRD; `responder_resources`).
     pub responder_resources: u16,
@@ -71,6 +72,7 @@ pub enum Work {
 
 /// When bytes of posted work last moved on a connection; [`Instant::ZERO`] if the fabric sees only completions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Moved {
     /// SENDs and RDMA WRITEs: when the network last took bytes.
     pub sends: Instant,

@@ -25,6 +25,7 @@ pub const SLOWEST_RATE: u32 = 64 << 10;
 /// [`Config::validate`] names the first value that is out of range; an endpoint made from such a
 /// configuration uses the nearest legal value instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Config {
     /// Maximum number of receives that this side posts, and so of credits that the peer can hold: 1 to 65,535. Less
     /// than 4 counts as 4: with very few receives, two peers can starve each other (see [the module](super) on
@@ -160,6 +161,7 @@ impl Config {
 
 /// The values on which both sides agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Negotiated {
     /// Length of the largest message to send, header included, in bytes: at least 128.
     pub max_send_size: u32,

@@ -22,6 +22,7 @@ pub(super) const MIN_RECEIVES: u16 = 4;
 
 /// How many messages each side may send the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Ledger {
     /// Number of messages that this side may send.
     send: u16,
@@ -47,6 +48,13 @@ impl Ledger {
         };
         ledger.set_max(max);
         ledger
+    }
+
+    /// Returns whether the numbers of a ledger that was written down can be right.
+    #[cfg(feature = "broker")]
+    pub(super) const fn is_sound(&self) -> bool {
+        // The maximum may have been lowered since the receives were posted.
+        self.granted <= self.posted && self.max >= MIN_RECEIVES
     }
 
     /// Limits the receives that this side posts from now on to `max`.

@@ -21,6 +21,7 @@ pub const HEAD_LENGTH: usize = 32;
 
 /// One end of an SMB Direct connection. See [the module](super) for how to drive it.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Endpoint {
     config: Config,
     phase: Phase,
@@ -40,6 +41,7 @@ pub struct Endpoint {
 
 /// The [`State`], and, within `Negotiating`, the side whose turn it is.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 enum Phase {
     /// Acceptor: no request has come.
     AwaitRequest,
@@ -61,6 +63,7 @@ enum Phase {
 
 /// The upper-layer message in progress.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 struct Outgoing {
     length: u32,
     /// Number of bytes that transmits have carried, which is less than `length`.
@@ -335,6 +338,25 @@ impl Endpoint {
             Phase::Established | Phase::Closing if self.outgoing.is_some() => Phase::Closing,
             _ => Phase::Closed,
         };
+    }
+
+    /// Returns whether the endpoint may be written down, and continued by another process with the same clock: it is
+    /// established, and its numbers can be right.
+    #[cfg(feature = "broker")]
+    #[must_use]
+    pub fn may_keep(&self) -> bool {
+        let (Phase::Established, Some(negotiated)) = (self.phase, &self.negotiated) else {
+            return false;
+        };
+        let most = negotiated.max_fragmented_send_size;
+        let outgoing = self.outgoing.as_ref();
+        self.credits.is_sound()
+            && self
+                .reassembly
+                .is_sound(negotiated.max_fragmented_receive_size)
+            && outgoing
+                .is_none_or(|message| message.sent < message.length && message.length <= most)
+            && self.config == self.config.raised()
     }
 
     fn establish(&mut self, now: Instant, negotiated: Negotiated) {

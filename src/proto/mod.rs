@@ -145,6 +145,7 @@ pub enum State {
 
 /// One SMB Direct message to send now, with one SEND.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Transmit {
     /// The SMB Direct header, or a whole negotiate message; `header_length` bytes of it.
     pub header: [u8; 32],

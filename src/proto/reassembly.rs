@@ -10,6 +10,7 @@ use super::error::ProtocolError;
 
 /// The progress of the message in reassembly; all zero if there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Reassembly {
     /// Number of bytes that have arrived.
     received: u32,
@@ -30,6 +31,13 @@ impl Reassembly {
     /// Returns whether a message has begun and is not complete.
     pub(super) const fn is_incomplete(&self) -> bool {
         self.remaining != 0
+    }
+
+    /// Returns whether a message of at most `max_fragmented_size` bytes can be in this state.
+    #[cfg(feature = "broker")]
+    pub(super) fn is_sound(&self, max_fragmented_size: u32) -> bool {
+        let total = self.received.checked_add(self.remaining);
+        total.is_some_and(|total| total <= max_fragmented_size)
     }
 
     /// Takes a fragment of `data_length` bytes, after which, according to the peer, `remaining_data_length` bytes are

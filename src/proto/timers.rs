@@ -12,6 +12,7 @@ use crate::units::Instant;
 
 /// The current meaning of the connection's liveness timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Liveness {
     /// The negotiation must be complete.
     Negotiation,
@@ -23,6 +24,7 @@ pub(super) enum Liveness {
 
 /// The time of the message in reassembly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum MessageTime {
     /// The message has to be complete by this time.
     Until(Instant),
@@ -32,6 +34,7 @@ pub(super) enum MessageTime {
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Timers {
     /// The meaning of `deadline`.
     pub(super) liveness: Liveness,

@@ -27,11 +27,17 @@
 //! [`Shape::slots`]. There is no second allocator. This module must never wait, and never grow by itself: a new segment
 //! is of no use until the other process has mapped it, and the owner of the buffers has to arrange that.
 
+#[cfg(feature = "broker")]
+mod kept;
+
 use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
 
 use crate::sys::Memory;
+
+#[cfg(feature = "broker")]
+pub(crate) use self::kept::KeptSegment;
 
 #[cfg(test)]
 mod tests;

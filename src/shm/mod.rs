@@ -29,6 +29,8 @@ mod layout;
 mod map;
 pub mod ring;
 
+#[cfg(feature = "broker")]
+pub(crate) use buffers::KeptSegment;
 pub use buffers::{Buffer, Buffers};
 pub use layout::{
     ENTRY_LENGTH, ENTRY_WORDS, Entry, FIRST_INDEX, HEADER_LENGTH, MAX_CAPACITY, Side, VERSION,
@@ -37,4 +39,6 @@ pub use layout::{
 #[cfg(feature = "shm")]
 pub use map::map;
 pub use map::{NoRing, RingMemory};
+#[cfg(feature = "broker")]
+pub(crate) use ring::KeptHalf;
 pub use ring::{Consumer, Doorbell, Producer, RingCorrupt};

@@ -274,6 +274,79 @@ impl<D: Doorbell> Consumer<D> {
     }
 }
 
+/// A side's private copies, with which another process continues it.
+#[cfg(feature = "broker")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct KeptHalf {
+    own: u32,
+    peer: u32,
+    announced: u64,
+    rung: u64,
+}
+
+#[cfg(feature = "broker")]
+impl<D: Doorbell> Producer<D> {
+    /// Returns the private copies; `None` if the ring is dead.
+    pub(crate) fn keep(&self) -> Option<KeptHalf> {
+        self.0.keep()
+    }
+
+    /// Continues the producer of a ring; `None` if the copies cannot be right.
+    pub(crate) fn adopt(kept: KeptHalf, memory: RingMemory, doorbell: D) -> Option<Self> {
+        Half::adopt(kept, memory, Side::Producer, doorbell).map(Self)
+    }
+}
+
+#[cfg(feature = "broker")]
+impl<D: Doorbell> Consumer<D> {
+    /// Returns the private copies; `None` if the ring is dead.
+    pub(crate) fn keep(&self) -> Option<KeptHalf> {
+        self.0.keep()
+    }
+
+    /// Continues the consumer of a ring; `None` if the copies cannot be right.
+    pub(crate) fn adopt(kept: KeptHalf, memory: RingMemory, doorbell: D) -> Option<Self> {
+        Half::adopt(kept, memory, Side::Consumer, doorbell).map(Self)
+    }
+}
+
+#[cfg(feature = "broker")]
+impl<D: Doorbell> Half<D> {
+    fn keep(&self) -> Option<KeptHalf> {
+        self.corrupt.is_none().then_some(KeptHalf {
+            own: self.own,
+            peer: self.peer,
+            announced: self.announced,
+            rung: self.rung,
+        })
+    }
+
+    fn adopt(kept: KeptHalf, memory: RingMemory, side: Side, doorbell: D) -> Option<Self> {
+        let KeptHalf {
+            own,
+            peer,
+            announced,
+            rung,
+        } = kept;
+        let used = match side {
+            Side::Producer => own.wrapping_sub(peer),
+            Side::Consumer => peer.wrapping_sub(own),
+        };
+        // An announcement grows by a few at a time and never wraps.
+        let is_sound = used <= memory.capacity() && announced < u64::MAX / 2;
+        is_sound.then_some(Self {
+            memory,
+            side,
+            own,
+            peer,
+            announced,
+            rung,
+            corrupt: None,
+            doorbell,
+        })
+    }
+}
+
 /// The work that both sides have in common: each owns a number of slots at a time, uses the first of them, and passes
 /// them on to the other by advancing its index.
 #[derive(Debug)]

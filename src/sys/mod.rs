@@ -15,6 +15,8 @@ mod maker;
 #[cfg(feature = "shm")]
 mod memfd;
 mod memory;
+#[cfg(feature = "broker")]
+mod passed;
 #[cfg(feature = "shm")]
 mod seqpacket;
 #[cfg(feature = "std")]
@@ -38,6 +40,8 @@ pub use maker::Maker;
 #[cfg(feature = "shm")]
 pub use memfd::{Memfd, MemfdError};
 pub use memory::{Memory, OutOfRange};
+#[cfg(feature = "broker")]
+pub use passed::passed_descriptors;
 #[cfg(feature = "shm")]
 pub use seqpacket::{
     Credentials, MAX_DESCRIPTORS, ReceiveError, Received, SeqListener, SeqSocket,

@@ -95,6 +95,13 @@ impl SeqListener {
     }
 }
 
+impl From<OwnedFd> for SeqListener {
+    /// Makes a socket from one that another process has made in the same way.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
 impl AsFd for SeqListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -242,7 +249,7 @@ impl SeqSocket {
     }
 }
 
-/// Takes a descriptor, which should be a socket of this kind; all calls on another kind fail.
+/// Takes a descriptor, which should be a socket of this kind; all calls on another kind fail, and do nothing else.
 impl From<OwnedFd> for SeqSocket {
     fn from(socket: OwnedFd) -> Self {
         Self(socket)

@@ -28,7 +28,7 @@ pub(super) struct Connection<Buffer> {
     pub(super) endpoint: Endpoint,
     pub(super) listener: Option<ListenerId>,
     pub(super) peer: SocketAddr,
-    since: Instant,
+    pub(super) since: Instant,
     /// The owner knows about the connection: it is established, or the owner began it.
     pub(super) announced: bool,
     /// [`Event::Established`] was sent.
@@ -40,25 +40,25 @@ pub(super) struct Connection<Buffer> {
     /// The connection is in the transport's list of connections with a fragment that has no buffer.
     pub(super) starved: bool,
     /// The deadline for closing, once the connection is being closed.
-    close_by: Option<Instant>,
+    pub(super) close_by: Option<Instant>,
     /// The deadline that the timers hold for the connection.
     pub(super) armed: Option<Instant>,
     /// The regions that the owner registered. This is a map, because no fabric promises small
     /// numbers while a connection ends.
     pub(super) regions: BTreeMap<RegionId, Memory>,
     /// The limits, which are known once the fabric's connection is up.
-    limits: Option<ReadLimits>,
-    failed: Option<CloseReason>,
-    sends: SendQueue,
-    reads: ReadQueue,
-    incoming: Incoming<Buffer>,
+    pub(super) limits: Option<ReadLimits>,
+    pub(super) failed: Option<CloseReason>,
+    pub(super) sends: SendQueue,
+    pub(super) reads: ReadQueue,
+    pub(super) incoming: Incoming<Buffer>,
     /// Number of receives to hold memory for.
-    slots: u16,
+    pub(super) slots: u16,
     /// How long closing may take.
-    patience: Duration,
+    pub(super) patience: Duration,
     /// How long posted work may stand still.
-    progress_timeout: Duration,
-    traffic: Traffic,
+    pub(super) progress_timeout: Duration,
+    pub(super) traffic: Traffic,
 }
 
 impl<Buffer> Connection<Buffer> {

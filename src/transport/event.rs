@@ -232,6 +232,7 @@ impl SendError {
 
 /// The messages, operations and bytes that a connection carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Traffic {
     /// Number of messages of the upper layer that arrived whole.
     pub messages_in: u64,

@@ -18,15 +18,15 @@ use crate::sys::Memory;
 
 /// Memory for receives, in slots of one size, registered as one region.
 #[derive(Debug)]
-struct Pool {
-    memory: Memory,
-    region: RegionId,
+pub(super) struct Pool {
+    pub(super) memory: Memory,
+    pub(super) region: RegionId,
     /// Whether this is the pool for messages after the negotiation.
-    negotiated: bool,
-    slot_size: u32,
+    pub(super) negotiated: bool,
+    pub(super) slot_size: u32,
     /// Number of bytes from one slot to the next.
-    stride: u32,
-    free: Vec<u16>,
+    pub(super) stride: u32,
+    pub(super) free: Vec<u16>,
 }
 
 impl Pool {
@@ -73,6 +73,7 @@ impl Pool {
 
 /// A fragment of an upper-layer message: where it is, and where it belongs.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Fragment {
     pub(super) slot: u16,
     /// Offset from the start of the slot, in bytes.
@@ -86,13 +87,13 @@ pub(super) struct Fragment {
 
 #[derive(Debug)]
 pub(super) struct Incoming<Buffer> {
-    pool: Option<Pool>,
+    pub(super) pool: Option<Pool>,
     /// The peer's negotiate message has arrived: its receive was the last small one.
-    negotiated: bool,
+    pub(super) negotiated: bool,
     /// Fragments for which the owner has no buffer yet, and the fragments after them.
-    waiting: VecDeque<Fragment>,
+    pub(super) waiting: VecDeque<Fragment>,
     /// The message being reassembled.
-    message: Option<Buffer>,
+    pub(super) message: Option<Buffer>,
 }
 
 impl<Buffer> Incoming<Buffer> {

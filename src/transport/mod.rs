@@ -46,6 +46,8 @@ mod handle;
 mod hash;
 mod incoming;
 mod journal;
+#[cfg(feature = "broker")]
+mod kept;
 mod lines;
 mod log;
 mod outgoing;
@@ -67,6 +69,8 @@ use connection::Connection;
 #[cfg(feature = "broker")]
 pub(crate) use hash::PlainHasher;
 use journal::Journal;
+#[cfg(feature = "broker")]
+pub(crate) use kept::{Flushed, KeptConnection};
 pub(crate) use table::ConnTable;
 use timers::Timers;
 #[cfg(feature = "fabric")]

@@ -41,6 +41,7 @@ fn is_last(wr_id: WrId) -> bool {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 enum Outgoing {
     Message {
         cookie: u64,
@@ -56,7 +57,8 @@ enum Outgoing {
 }
 
 /// Messages and RDMA WRITEs in the order in which the owner queued them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct SendQueue {
     queue: VecDeque<Outgoing>,
     /// Number of calls of the owner that are in `queue`, however many pieces they have.
@@ -355,6 +357,7 @@ impl SendQueue {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 struct ReadPiece {
     cookie: u64,
     sink: Sge,
@@ -363,7 +366,8 @@ struct ReadPiece {
 }
 
 /// RDMA READs in the order in which the owner queued them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct ReadQueue {
     queue: VecDeque<ReadPiece>,
     /// Number of calls of the owner that are in `queue`, however many pieces they have.
@@ -482,6 +486,23 @@ impl ReadQueue {
                 result,
             });
         }
+    }
+}
+
+#[cfg(feature = "broker")]
+impl SendQueue {
+    /// Returns whether the numbers of a queue that was written down can be right.
+    pub(super) fn is_sound(&self) -> bool {
+        let ends = |outgoing: &&Outgoing| !matches!(outgoing, Outgoing::Write { last: false, .. });
+        self.calls == self.queue.iter().filter(ends).count()
+    }
+}
+
+#[cfg(feature = "broker")]
+impl ReadQueue {
+    /// Returns whether the numbers of a queue that was written down can be right.
+    pub(super) fn is_sound(&self) -> bool {
+        self.calls == self.queue.iter().filter(|piece| piece.last).count()
     }
 }
 

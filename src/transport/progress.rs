@@ -12,7 +12,8 @@ use crate::units::Instant;
 
 /// Work that the fabric carries out in order, and since when none of it has moved. Each kind of work has its own
 /// record, so that the peer cannot restart the time of one kind by moving the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Progress {
     /// Number of work requests that have not ended.
     posted: u32,

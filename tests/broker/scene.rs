@@ -73,6 +73,7 @@ pub(crate) fn config() -> Config {
         memory_idle_timeout: Duration::from_secs(3600),
         queue_depth: 64,
         drain_timeout: Duration::from_secs(5),
+        keep_connections: false,
     }
 }
 

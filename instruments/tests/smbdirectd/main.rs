@@ -16,5 +16,6 @@ mod manual;
 mod metrics;
 mod privileges;
 mod reload;
+mod restart;
 mod status;
 mod top;

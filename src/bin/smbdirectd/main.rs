@@ -7,6 +7,7 @@ mod options;
 mod prepare;
 mod reload;
 mod serve;
+mod store;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

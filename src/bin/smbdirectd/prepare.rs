@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smbdirect::broker::{self, Config, Listen};
+use smbdirect::broker::{self, Config, Kept, Listen};
 use smbdirect::fabric::{FabricKind, verbs};
 use socket2::{Domain, Socket, Type};
 use tracing::{info, warn};
@@ -19,6 +19,10 @@ const OTHERS: u64 = 256;
 /// Number of descriptors of an attached process, besides a doorbell for each reactor: its socket, its pidfd, and memory
 /// files that are being handed over.
 const OF_PROCESS: u64 = 4;
+/// Number of memory files of a process, besides those of each reactor, if connections are kept at a restart; and of
+/// each reactor.
+const FILES_OF_PROCESS: u64 = 4;
+const FILES_OF_REACTOR: u64 = 3;
 
 /// Raises the limit of open files as far as this process may, and warns if it is too low.
 pub(crate) fn descriptors(config: &Config) {
@@ -33,7 +37,12 @@ pub(crate) fn descriptors(config: &Config) {
     let (connections, workers) = (config.max_connections as u64, config.max_workers as u64);
     let reactors = config.reactors as u64;
     let unnegotiated = config.max_unnegotiated as u64 * reactors;
-    let wanted = connections + unnegotiated + (OF_PROCESS + reactors) * workers + OTHERS;
+    let files = match config.keep_connections {
+        true => FILES_OF_PROCESS + FILES_OF_REACTOR * reactors,
+        false => 0,
+    };
+    let of_process = OF_PROCESS + reactors + files;
+    let wanted = connections + unnegotiated + of_process * workers + OTHERS;
     // `None` means no limit.
     if let Some(limit) = getrlimit(Resource::Nofile)
         .current
@@ -143,12 +152,15 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
 /// # Errors
 ///
 /// The error says what is wrong, as a message for people.
-pub(crate) fn addresses(config: &mut Config) -> Result<(), String> {
+pub(crate) fn addresses(config: &mut Config, kept: Option<&Kept>) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
     config.place().map_err(|error| error.to_string())?;
     let mut without_ipv6 = Vec::new();
     let software = config.listen.iter();
     let software = software.filter(|listen| listen.fabric != Some(FabricKind::Verbs));
+    // A listener that was passed on to this process is not one of another process.
+    let is_own = |listen: &&Listen| kept.is_some_and(|kept| kept.listens_at(listen.address));
+    let software = software.filter(|listen| !is_own(listen));
     for Listen { address, .. } in software {
         match try_address(*address) {
             Err(error) if is_default && address.is_ipv6() && lacks_family(&error) => {

@@ -4,7 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,13 +14,14 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
-use smbdirect::broker::{Broker, Settings, StartError, iwarp_config};
+use smbdirect::broker::{Broker, Kept, Settings, StartError, iwarp_config};
 use smbdirect::fabric::iwarp::{self, Iwarp};
 use smbdirect::fabric::verbs::Verbs;
 use smbdirect::fabric::{AnyFabric, FabricKind};
 use tracing::{info, warn};
 
 use super::reload::Reload;
+use super::store::{self, FdStore};
 use super::{FAILED, prepare};
 
 /// Signals to stop within this time count as one: some senders send two at once, as timeout(1) and shells do.
@@ -33,15 +36,19 @@ const CHECK: Duration = Duration::from_secs(1);
 ///
 /// The error says why the device could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<(), String> {
+    // This comes first, before anything else opens a descriptor.
+    let store = FdStore::find().map(Arc::new);
+    let kept = store::take(store.as_deref());
+    settings.broker.keep_connections = store.is_some();
     // This comes before any thread is started, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
-    prepare::addresses(&mut settings.broker)?;
+    prepare::addresses(&mut settings.broker, kept.as_ref())?;
     prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;
     let metrics_socket = settings.broker.metrics_socket.clone();
-    let mut broker = start(settings).map_err(|error| not_started(&error))?;
+    let mut broker = start(settings, kept).map_err(|error| not_started(&error))?;
 
     let missing = broker
         .status()
@@ -57,21 +64,48 @@ pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<()
     }
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
     let stopped = wait_for_stop(&mut broker, &signals, (said, &mut reload));
-    let first = stopped.as_ref().map_or_else(|_| Instant::now(), |at| *at);
+    let first = stopped
+        .as_ref()
+        .map_or_else(|_| Instant::now(), |(_, at)| *at);
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
-    broker.stop();
     // Without this thread a second signal has no effect, but the device can still stop gracefully.
     let _ = thread::Builder::new().spawn(move || end_at_second_signal(&signals, first));
+    if let (Ok((SIGTERM, _)), Some(store)) = (&stopped, &store) {
+        match pass_on(&broker, store) {
+            Ok(()) => {
+                info!("connections are kept for the next start");
+                broker.leave();
+                return Ok(());
+            }
+            Err(why) => {
+                warn!("connections end with this stop: {why}");
+                store.undo();
+                broker.go_on();
+            }
+        }
+    }
+    broker.stop();
     broker.wait().map_err(|error| format!("failed: {error}"))?;
     stopped?;
     info!("stopped");
     Ok(())
 }
 
-fn start(settings: Settings) -> Result<Broker, StartError> {
+/// Leaves everything that the next start needs in the service manager's descriptor store.
+///
+/// # Errors
+///
+/// The error says why that is not possible, as a message for people.
+fn pass_on(broker: &Broker, store: &Arc<FdStore>) -> Result<(), String> {
+    let state = broker.keep(Arc::<FdStore>::clone(store))?;
+    let finished = store.finish(state.as_fd());
+    finished.map_err(|error| format!("the descriptor store: {error}"))
+}
+
+fn start(settings: Settings, kept: Option<Kept>) -> Result<Broker, StartError> {
     let iwarp = fabric_config(&settings);
     let verbs = smbdirect::broker::verbs_config(&settings.broker);
-    Broker::start(settings.broker, move |kind| {
+    Broker::resume(settings.broker, kept, move |kind| {
         let fabric = match kind {
             FabricKind::Software => Iwarp::new(iwarp).map(AnyFabric::from),
             FabricKind::Verbs => Verbs::new(verbs).map(AnyFabric::from),
@@ -121,7 +155,7 @@ fn signals() -> io::Result<Receiver<Signal>> {
 
 /// Waits for a signal to stop. Meanwhile, this function reloads the configuration when it is asked to, and tells the
 /// service manager that all is well, and where clients are served, if the text that says where differs from `said`.
-/// Returns the time at which the signal came.
+/// Returns the signal.
 ///
 /// # Errors
 ///
@@ -130,7 +164,7 @@ fn wait_for_stop(
     broker: &mut Broker,
     signals: &Receiver<Signal>,
     (mut said, reload): (String, &mut Reload<'_>),
-) -> Result<Instant, String> {
+) -> Result<Signal, String> {
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
     let time = watchdog.map_or(CHECK, |time| time.min(CHECK));
     let mut check_at = Instant::now() + time;
@@ -157,9 +191,9 @@ fn wait_for_stop(
             Ok((SIGUSR1 | SIGUSR2, _)) => {
                 info!("SIGUSR1 and SIGUSR2 have no meaning: smbdirectctl status shows the state")
             }
-            Ok((_, at)) => {
+            Ok(signal) => {
                 info!("stopping; a second signal ends at once");
-                return Ok(at);
+                return Ok(signal);
             }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err("the signal thread has ended".to_owned());

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use super::outbox::Outbox;
 use crate::fabric::capture::{Capture, Edit, Joined};
 use crate::fabric::pcap::{Direction, PcapWriter};
 use crate::fabric::{
-    Access, ConnId, Event, Fabric, FabricError, ReadLimits, Reconfigure, Region, RegionId,
-    RemoteAddress, Sge, SharedEpoll, Waitable, WrId, forward_fabric, iwarp,
+    Access, ConnId, Event, Fabric, FabricError, Keep, ListenerId, NotKept, ReadLimits, Reconfigure,
+    Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId, forward_fabric, iwarp,
 };
 use crate::sys::Memory;
 use crate::transport::Underway;
@@ -410,6 +410,45 @@ impl<F: Waitable> Waitable for Tap<F> {
 impl<F: Reconfigure> Reconfigure for Tap<F> {
     fn set_config(&mut self, config: &iwarp::Config) {
         self.inner.set_config(config);
+    }
+}
+
+impl<F: Keep> Keep for Tap<F> {
+    fn may_keep(&self, conn: ConnId) -> bool {
+        self.inner.may_keep(conn)
+    }
+
+    fn keep(&self, conn: ConnId) -> Option<(iwarp::KeptConn, BorrowedFd<'_>)> {
+        self.inner.keep(conn)
+    }
+
+    fn adopt(
+        &mut self,
+        kept: iwarp::KeptConn,
+        descriptor: OwnedFd,
+        memory: &mut dyn FnMut(RegionId) -> Option<Memory>,
+    ) -> Result<ConnId, NotKept> {
+        self.inner.adopt(kept, descriptor, memory)
+    }
+
+    fn listener(&self, listener: ListenerId) -> Option<BorrowedFd<'_>> {
+        self.inner.listener(listener)
+    }
+
+    fn adopt_listener(&mut self, descriptor: OwnedFd) -> Result<ListenerId, FabricError> {
+        self.inner.adopt_listener(descriptor)
+    }
+
+    fn end_at_once(&mut self, conn: ConnId) {
+        self.inner.end_at_once(conn);
+    }
+
+    fn take_events(&mut self, events: &mut Vec<Event>) {
+        let before = events.len();
+        self.inner.take_events(events);
+        if !self.captures.is_empty() {
+            self.observe(self.now, events.get(before..).unwrap_or_default());
+        }
     }
 }
 

@@ -229,6 +229,17 @@ impl Control {
         Ok(())
     }
 
+    /// Finds out on which addresses clients reach the device now, and tells the processes if these are not the ones
+    /// that they were `told` before a restart. Processes that were not told in time before it are told now.
+    pub(super) fn adopt_addresses(&mut self, told: &[AddressStatus]) {
+        self.known.look();
+        if self.known.reach.addresses != told {
+            self.addresses_differ();
+        } else if self.peers.values().any(|peer| peer.addresses_due) {
+            self.known.tell_at = Some(self.now);
+        }
+    }
+
     fn tell_addresses(&mut self) {
         let mut left = false;
         for peer in self.peers.values_mut().filter(|peer| peer.addresses_due) {

@@ -9,6 +9,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::broker::status::{self, ClientStatus};
 use crate::device::abi::{ClientNote, note};
 use crate::fabric::{Source, Sources};
@@ -18,7 +20,7 @@ use crate::units::Instant;
 const MOST: usize = 1024;
 
 /// Notes about one client.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Client {
     /// The number of the last note about the client.
     last: u64,
@@ -47,7 +49,30 @@ pub(super) struct Clients {
     notes: u64,
 }
 
+/// The register of clients, as it is passed on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(in crate::broker) struct KeptClients(Vec<(Ipv6Addr, Client)>);
+
 impl Clients {
+    /// Returns all clients; the one with the oldest note comes first.
+    pub(super) fn keep(&self) -> KeptClients {
+        let known = self.known.iter();
+        let mut all: Vec<_> = known
+            .map(|(address, client)| (*address, client.clone()))
+            .collect();
+        all.sort_unstable_by_key(|(_, client)| client.last);
+        KeptClients(all)
+    }
+
+    /// Continues with the clients of an earlier broker.
+    pub(super) fn adopt(&mut self, KeptClients(all): KeptClients) {
+        for (address, client) in all.into_iter().take(MOST) {
+            self.sources.add(address, Source::of(IpAddr::V6(address)));
+            self.notes = self.notes.max(client.last);
+            self.known.insert(address, client);
+        }
+    }
+
     /// Records a note. If notes contradict each other, the last one decides. A note of a kind that is not known here
     /// changes nothing.
     pub(super) fn note(&mut self, note: &ClientNote, now: Instant) {

@@ -21,9 +21,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Control;
 use super::request::{Answer, Refusal, answered, reply};
-use crate::broker::process::Process;
+use crate::broker::process::{MemoryFile, Process};
 use crate::broker::reactor::Command;
 use crate::broker::segment::create_segment;
 use crate::device::Status;
@@ -66,7 +68,38 @@ pub(super) struct Exchange {
     pressed: bool,
 }
 
+/// The workers that wait for memory, as they are passed on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(in crate::broker) struct KeptExchange {
+    waiting: Vec<KeptWaiting>,
+    holder: Option<u32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptWaiting {
+    process: u32,
+    cookie: u64,
+    region: u32,
+    units: u32,
+    since: Instant,
+}
+
 impl Exchange {
+    /// Returns the workers that wait.
+    pub(super) fn keep(&self) -> KeptExchange {
+        let keep = |waiting: &Waiting| KeptWaiting {
+            process: waiting.process.id,
+            cookie: waiting.cookie,
+            region: waiting.grow.region,
+            units: waiting.grow.units,
+            since: waiting.since,
+        };
+        KeptExchange {
+            waiting: self.waiting.iter().map(keep).collect(),
+            holder: self.holder,
+        }
+    }
+
     /// Returns the time at which there is something to do next.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let retry = (!self.waiting.is_empty()).then(|| now + RETRY);
@@ -133,6 +166,7 @@ impl Control {
         if release.region == region::RECEIVE {
             let reactor = self.reactors.get(release.queue as usize);
             let number = release.number;
+            process.remove_file(MemoryFile::receive(release.queue, number));
             reactor
                 .ok_or(UNKNOWN)?
                 .send(Command::Unmapped { id, number });
@@ -148,6 +182,28 @@ impl Control {
     /// Forgets the requests of a process that has gone.
     pub(super) fn forget_waiting(&mut self, process: u32) {
         self.exchange.forget(process);
+    }
+
+    /// Continues with the workers of an earlier broker that wait, and looks for idle memory later.
+    pub(super) fn adopt_exchange(&mut self, kept: KeptExchange) {
+        for waiting in kept.waiting {
+            let peer = self.peers.get(&waiting.process);
+            let Some(process) = peer.and_then(|peer| peer.process.clone()) else {
+                continue;
+            };
+            let grow = abi::Grow {
+                region: waiting.region,
+                units: waiting.units,
+            };
+            self.exchange.waiting.push_back(Waiting {
+                process,
+                cookie: waiting.cookie,
+                grow,
+                since: waiting.since,
+            });
+        }
+        self.exchange.holder = kept.holder;
+        self.look_within(self.shared.config().memory_idle_timeout);
     }
 
     /// Looks for memory soon, because a worker found none.
@@ -215,6 +271,7 @@ impl Control {
             length: file.len() as u64,
         };
         answered(process.send(kind::SEGMENT, cookie, &answer, &[file.as_fd()]))?;
+        process.add_file(MemoryFile::segment(grow.region, number), &Arc::new(file));
         self.look_within(self.shared.config().memory_idle_timeout);
         Ok(Ok(()))
     }

@@ -18,6 +18,7 @@
 mod addresses;
 mod capture;
 mod clients;
+mod kept;
 mod memory;
 mod path;
 mod reload;
@@ -41,7 +42,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use self::addresses::Known;
 use self::capture::Captures;
 use self::clients::Clients;
+pub(super) use self::clients::KeptClients;
+use self::kept::Keeping;
+pub(super) use self::kept::{Keeper, KeptPeer, continue_with};
 use self::memory::Exchange;
+pub(super) use self::memory::KeptExchange;
 pub(super) use self::path::ControlSocket;
 pub(super) use self::reload::Reload;
 use self::report::Reports;
@@ -56,6 +61,7 @@ use super::status;
 use crate::device::Status;
 use crate::device::abi::{MAX_CONTROL_LENGTH, SetParameters};
 use crate::engine::peer::Role;
+use crate::fabric::FabricKind;
 use crate::sys::{ACCEPT_PAUSE, ReceiveError, SeqSocket};
 use crate::transport::Lines;
 use crate::units::Instant;
@@ -83,11 +89,16 @@ pub(super) enum Message {
     Reload(Box<Reload>),
     /// A thread of the broker's process asks for the status.
     Status(Sender<status::Status>),
+    /// The owner of the broker wants to pass it on.
+    Keep(Keeper),
+    /// The owner of the broker could not pass it on.
+    GoOn,
 }
 
 /// A channel for commands to a reactor.
 #[derive(Clone, Debug)]
 pub(super) struct ToReactor {
+    pub(super) kind: FabricKind,
     pub(super) sender: Sender<Command>,
     pub(super) waker: Arc<mio::Waker>,
 }
@@ -120,6 +131,10 @@ pub(super) struct Control {
     poll: mio::Poll,
     messages: Receiver<Message>,
     socket: ControlSocket,
+    /// The socket for processes that may only ask, which another thread serves.
+    status_socket: Arc<ControlSocket>,
+    /// The broker is being passed on.
+    keeping: Option<Keeping>,
     /// The device is stopping: only observers may still attach.
     stopping: bool,
     reactors: Vec<ToReactor>,
@@ -149,7 +164,7 @@ impl Control {
     pub(super) fn new(
         shared: Arc<Shared>,
         (poll, messages): (mio::Poll, Receiver<Message>),
-        socket: ControlSocket,
+        (socket, status_socket): (ControlSocket, Arc<ControlSocket>),
         reactors: Vec<ToReactor>,
         listen: Vec<Listen>,
     ) -> io::Result<Self> {
@@ -165,6 +180,8 @@ impl Control {
             poll,
             messages,
             socket,
+            status_socket,
+            keeping: None,
             stopping: false,
             running: reactors.len(),
             reactors,
@@ -204,6 +221,8 @@ impl Control {
             for event in &ready {
                 match event.token() {
                     WAKER => {}
+                    // Whatever has come waits for the next broker.
+                    _ if self.stands_still() => {}
                     LISTENER => self.accept(),
                     addresses::WATCH => self.addresses_may_differ(),
                     token => self.ready(token),
@@ -213,6 +232,10 @@ impl Control {
                 if let Ok(message) = self.messages.try_recv() {
                     self.handle(message);
                 }
+            }
+            if self.stands_still() {
+                self.readable.clear();
+                continue;
             }
             for _ in 0..self.readable.len() {
                 if let Some(id) = self.readable.pop_front() {
@@ -235,6 +258,9 @@ impl Control {
         if !self.readable.is_empty() {
             return Some(Duration::ZERO);
         }
+        if self.stands_still() {
+            return None;
+        }
         let attach = self.unattached.front().map(|(at, _)| *at);
         let memory = self.exchange.next(self.now);
         let all = [attach, self.accept_again, self.known.next(), memory];
@@ -247,6 +273,9 @@ impl Control {
             Message::Stop(drain) => self.stop(drain),
             Message::Reload(reload) => self.reload(*reload),
             Message::Status(answer) => self.report_to(answer),
+            Message::Keep(keeper) => self.keep(keeper),
+            Message::GoOn => self.go_on(),
+            Message::Notice(Notice::Kept(reactor, kept)) => self.kept(reactor, kept),
             Message::Notice(Notice::Relay(reactor, command)) => {
                 if let Some(reactor) = self.reactors.get(reactor) {
                     reactor.send(command);

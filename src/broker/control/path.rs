@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::broker::kept::KeptSocket;
 use crate::sys::{SeqListener, SeqSocket, listen_for_streams};
 
 /// A listening socket, for messages unless `L` is a [`UnixListener`]. Dropping it removes its file.
@@ -38,6 +39,29 @@ impl ControlSocket {
 
     pub(in crate::broker) fn accept(&self) -> io::Result<SeqSocket> {
         self.listener.accept()
+    }
+
+    /// Returns what another broker needs, besides the descriptor, to continue this socket.
+    pub(in crate::broker) fn keep(&self) -> KeptSocket {
+        KeptSocket {
+            path: self.path.clone(),
+            file: self.file,
+        }
+    }
+
+    /// Continues a socket, to which no group may connect until it is [shared](Self::share) again. Returns `None` if its
+    /// file is no longer there.
+    pub(in crate::broker) fn adopt(kept: &KeptSocket, descriptor: OwnedFd) -> Option<Self> {
+        let file = fs::symlink_metadata(&kept.path).ok()?;
+        if (file.dev(), file.ino()) != kept.file {
+            return None;
+        }
+        fs::set_permissions(&kept.path, Permissions::from_mode(0o600)).ok()?;
+        Some(Self {
+            listener: descriptor.into(),
+            path: kept.path.clone(),
+            file: kept.file,
+        })
     }
 }
 
@@ -214,6 +238,22 @@ mod tests {
         let bound: Vec<_> = sockets.into_iter().filter_map(Result::ok).collect();
         assert_eq!(bound.len(), 1);
         assert!(SeqSocket::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_socket_that_continues_is_no_longer_shared() {
+        let path = path("continued");
+        let socket = ControlSocket::bind(&path).unwrap();
+        socket.share(rustix::process::getegid().as_raw()).unwrap();
+        let (kept, descriptor) = (socket.keep(), socket.as_fd().try_clone_to_owned());
+        // The earlier broker does not remove the file.
+        std::mem::forget(socket);
+        let socket = ControlSocket::adopt(&kept, descriptor.unwrap()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(SeqSocket::connect(&path).is_ok());
+        let descriptor = socket.as_fd().try_clone_to_owned().unwrap();
+        drop(socket);
+        assert!(ControlSocket::adopt(&kept, descriptor).is_none());
     }
 
     #[test]

@@ -24,8 +24,10 @@ pub(in crate::broker) struct Reload {
 }
 
 impl Control {
-    pub(super) fn reload(&mut self, reload: Reload) {
+    pub(super) fn reload(&mut self, mut reload: Reload) {
         let shared = &self.shared;
+        // This is not a key of the file.
+        reload.config.keep_connections = shared.config().keep_connections;
         let (memory_idle_timeout, limits) =
             (reload.config.memory_idle_timeout, reload.config.limits());
         let mut transport = transport_config(&reload.config);

@@ -213,6 +213,7 @@ impl Control {
             Arc::clone(socket),
             limit,
         );
+        let process = process.with_files(config.keep_connections);
         Ok((Arc::new(process), offered))
     }
 
@@ -396,6 +397,7 @@ pub(super) mod tests {
     use crate::broker::shared::Shared;
     use crate::device::message::encode;
     use crate::engine::registry::Route;
+    use crate::units::Instant;
 
     /// Makes a control thread without reactors, and the process with number 1, which has connected but not attached.
     pub(in super::super) fn control() -> (Control, SeqSocket, std::path::PathBuf) {
@@ -406,10 +408,12 @@ pub(super) mod tests {
         std::fs::create_dir(&directory).unwrap();
         let path = directory.join("control");
         let socket = ControlSocket::bind(&path).unwrap();
-        let shared = Arc::new(Shared::new(crate::broker::Config::default()));
+        let status = ControlSocket::bind(&directory.join("status")).unwrap();
+        let sockets = (socket, Arc::new(status));
+        let shared = Arc::new(Shared::new(crate::broker::Config::default(), Instant::ZERO));
         let (_, messages) = crossbeam_channel::unbounded();
         let waits = (mio::Poll::new().unwrap(), messages);
-        let mut control = Control::new(shared, waits, socket, Vec::new(), Vec::new()).unwrap();
+        let mut control = Control::new(shared, waits, sockets, Vec::new(), Vec::new()).unwrap();
         let (ours, theirs) = SeqSocket::pair().unwrap();
         let peer = Peer {
             socket: Arc::new(ours),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Reactor;
 use crate::broker::capture::Order;
-use crate::fabric::SharedEpoll;
+use crate::fabric::Keep;
 
-impl<F: SharedEpoll> Reactor<F> {
+impl<F: Keep> Reactor<F> {
     /// Begins a capture. If it is about a single connection that this reactor does not drive, does nothing.
     pub(super) fn begin_capture(&mut self, order: Arc<Order>) {
         let underway = self.shard.underway(|peer| order.target.admits(peer));

@@ -13,20 +13,24 @@
 
 mod busy_poll;
 mod capture;
+mod kept;
 mod rest;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+pub(super) use self::kept::KeptReactor;
 use self::rest::Sleeper;
 pub(super) use self::rest::WAKER;
 use super::capture::{Order, Tap};
 use super::config::Listen;
 use super::events::What;
+use super::kept::Store;
 use super::listen_at;
 use super::presence::Presence;
 use super::process::{Pool, Process};
@@ -38,8 +42,8 @@ use crate::engine::admission::{Limit, Place};
 use crate::engine::registry::Close;
 use crate::engine::shard::{self, Claim, Rules, Shard, Why};
 use crate::fabric::{
-    ConnId, FabricError, FabricKind, ListenerId, LocalAddress, LocalAddresses, Reconfigure,
-    SharedEpoll, iwarp,
+    ConnId, FabricError, FabricKind, Keep, ListenerId, LocalAddress, LocalAddresses, Reconfigure,
+    iwarp,
 };
 use crate::proto;
 use crate::transport::{self, CloseReason, Lines, Transport};
@@ -90,6 +94,21 @@ pub(super) enum Command {
     EndCapture(u32),
     /// Accept no more connections, and end the existing ones by this time.
     Stop(Instant),
+    /// Stand still, and pass everything on to another broker. A reactor whose connections cannot be passed on first
+    /// ends them by this time.
+    Keep(ToStore, Instant),
+    /// Nothing was passed on: go on.
+    GoOn,
+}
+
+/// A store that reactors use.
+#[derive(Clone)]
+pub(super) struct ToStore(pub(super) Arc<dyn Store>);
+
+impl fmt::Debug for ToStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ToStore")
+    }
 }
 
 /// The part of a configuration that a reactor can change.
@@ -118,6 +137,8 @@ pub(super) enum Notice {
     Report(u64, Report),
     /// There was no memory for a received message, but other workers may have some. The shard will try again.
     NoMemory,
+    /// The reactor stands still and has written down its state, or cannot do so for this reason.
+    Kept(usize, Result<Box<KeptReactor>, String>),
     /// The reactor has ended.
     Ended(usize),
 }
@@ -152,7 +173,7 @@ impl ToControl {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Reactor<F: SharedEpoll> {
+pub(super) struct Reactor<F: Keep> {
     number: usize,
     fabric: FabricKind,
     shared: Arc<Shared>,
@@ -161,10 +182,12 @@ pub(super) struct Reactor<F: SharedEpoll> {
     control: ToControl,
     sleeper: Sleeper,
     lines: Lines,
+    /// Where to pass everything on as soon as the connections have ended.
+    keeps: Option<ToStore>,
     now: Instant,
 }
 
-impl<F: Reconfigure> Reactor<F> {
+impl<F: Keep + Reconfigure> Reactor<F> {
     /// Makes a reactor whose transport already listens.
     pub(super) fn new(
         (number, fabric): (usize, FabricKind),
@@ -182,6 +205,7 @@ impl<F: Reconfigure> Reactor<F> {
             control,
             sleeper: Sleeper::new(shared.config().busy_poll),
             lines: Lines::default(),
+            keeps: None,
             now: shared.now(),
             shared,
         }
@@ -201,6 +225,10 @@ impl<F: Reconfigure> Reactor<F> {
             self.run_notices();
             busy |= stepped?;
             if self.shard.has_stopped() {
+                if let Some(ToStore(store)) = self.keeps.take() {
+                    // The queues of the workers go on.
+                    self.keep(&*store);
+                }
                 return Ok(());
             }
             // The step may have made queues whose bells have rung: look at them before sleeping.
@@ -222,49 +250,62 @@ impl<F: Reconfigure> Reactor<F> {
                 break;
             };
             busy = true;
-            let shard = &mut self.shard;
-            match command {
-                Command::Claim { conn, claim } => shard.claim(conn, claim),
-                Command::Decline(conn) => shard.decline(conn),
-                Command::Offer(conn) => shard.route(conn),
-                Command::End(conn, limit) => shard.end_stranger(conn, limit),
-                Command::Gone(process) => shard.gone(process),
-                Command::Released(process) => shard.released(process),
-                Command::Unmapped { id, number } => shard.unmapped(id, number),
-                Command::Reclaim => shard.reclaim(),
-                Command::SetProtection(note) => shard.set_protection(&note),
-                Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
-                Command::Configure(tuning) => {
-                    shard.fabric_mut().set_config(&tuning.fabric);
-                    shard.set_config(tuning.rules, tuning.transport);
-                    self.sleeper = Sleeper::new(tuning.busy_poll);
-                }
-                Command::Listen(listen, answer) => {
-                    // A thread that no longer waits for the answer sends `Unlisten` afterwards.
-                    let _ = answer.try_send(listen_at(&listen, |address| shard.listen(address)));
-                }
-                Command::Unlisten(addresses) => shard.unlisten(&addresses),
-                Command::AdmitAt(addresses) => shard.admit_at(&addresses),
-                Command::EndGone(interfaces) => {
-                    let mut presence = Presence::new(interfaces);
-                    shard.end_gone(|address| !presence.has(address.into()));
-                }
-                Command::Report(number) => {
-                    let report = Report {
-                        reactor: self.number,
-                        fabric: self.fabric,
-                        shard: shard.report(),
-                    };
-                    // The shard may have found a fault, which the control thread has to learn first.
-                    self.run_notices();
-                    self.control.notice(Notice::Report(number, report));
-                }
-                Command::Capture(order) => self.begin_capture(order),
-                Command::EndCapture(process) => self.end_capture(process),
-                Command::Stop(by) => shard.stop(by),
-            }
+            self.run_command(command);
         }
         busy
+    }
+
+    fn run_command(&mut self, command: Command) {
+        let shard = &mut self.shard;
+        match command {
+            Command::Claim { conn, claim } => shard.claim(conn, claim),
+            Command::Decline(conn) => shard.decline(conn),
+            Command::Offer(conn) => shard.route(conn),
+            Command::End(conn, limit) => shard.end_stranger(conn, limit),
+            Command::Gone(process) => shard.gone(process),
+            Command::Released(process) => shard.released(process),
+            Command::Unmapped { id, number } => shard.unmapped(id, number),
+            Command::Reclaim => shard.reclaim(),
+            Command::SetProtection(note) => shard.set_protection(&note),
+            Command::SetAcceptor(acceptor) => shard.set_acceptor(acceptor),
+            Command::Configure(tuning) => {
+                shard.fabric_mut().set_config(&tuning.fabric);
+                shard.set_config(tuning.rules, tuning.transport);
+                self.sleeper = Sleeper::new(tuning.busy_poll);
+            }
+            Command::Listen(listen, answer) => {
+                // A thread that no longer waits for the answer sends `Unlisten` afterwards.
+                let _ = answer.try_send(listen_at(&listen, |address| shard.listen(address)));
+            }
+            Command::Unlisten(addresses) => shard.unlisten(&addresses),
+            Command::AdmitAt(addresses) => shard.admit_at(&addresses),
+            Command::EndGone(interfaces) => {
+                let mut presence = Presence::new(interfaces);
+                shard.end_gone(|address| !presence.has(address.into()));
+            }
+            Command::Report(number) => {
+                let report = Report {
+                    reactor: self.number,
+                    fabric: self.fabric,
+                    shard: shard.report(),
+                };
+                // The shard may have found a fault, which the control thread has to learn first.
+                self.run_notices();
+                self.control.notice(Notice::Report(number, report));
+            }
+            Command::Capture(order) => self.begin_capture(order),
+            Command::EndCapture(process) => self.end_capture(process),
+            Command::Stop(by) => shard.stop(by),
+            Command::Keep(store, by) => match self.fabric {
+                FabricKind::Software => self.keep(&*store.0),
+                FabricKind::Verbs => {
+                    self.keeps = Some(store);
+                    shard.stop(by);
+                }
+            },
+            // This reactor does not stand still.
+            Command::GoOn => self.keeps = None,
+        }
     }
 
     /// Passes on the shard's notices.

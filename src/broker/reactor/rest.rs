@@ -14,7 +14,7 @@ use slotmap::{Key, KeyData};
 use super::Reactor;
 use super::busy_poll::BusyPoll;
 use crate::engine::pool::QueueId;
-use crate::fabric::{FabricError, Reconfigure, SharedEpoll, owner_token};
+use crate::fabric::{FabricError, Keep, Reconfigure, SharedEpoll, owner_token};
 use crate::sys;
 use crate::units::Instant;
 
@@ -51,7 +51,7 @@ impl Sleeper {
     }
 }
 
-impl<F: Reconfigure> Reactor<F> {
+impl<F: Keep + Reconfigure> Reactor<F> {
     /// Lets a queue's bell wake the reactor, until the bell is closed.
     pub(super) fn watch(&self, queue: QueueId) -> io::Result<()> {
         let Some(bell) = self.shard.bell(queue) else {

@@ -20,6 +20,8 @@
 use super::connection::Stage;
 use super::{Host, NOTHING, Shard};
 use crate::device::Status;
+#[cfg(feature = "broker")]
+use crate::device::abi::Place;
 use crate::device::abi::{Completion, event, region};
 use crate::engine::peer::Peer;
 use crate::engine::pool::QueueId;
@@ -45,6 +47,31 @@ pub(super) struct Ahead {
     sink: Piece,
     /// Number of bytes that are being fetched; 0 until the fetch begins.
     fetching: u32,
+}
+
+#[cfg(feature = "broker")]
+impl Ahead {
+    /// Returns the cookie, the place and the length of the memory, and the number of bytes that are being fetched.
+    pub(super) const fn keep(&self) -> (u64, u64, u32, u32) {
+        let Self {
+            cookie,
+            sink,
+            fetching,
+        } = *self;
+        (cookie, sink.place.to_bits(), sink.length, fetching)
+    }
+
+    pub(super) const fn adopt((cookie, place, length, fetching): (u64, u64, u32, u32)) -> Self {
+        let sink = Piece {
+            place: Place::from_bits(place),
+            length,
+        };
+        Self {
+            cookie,
+            sink,
+            fetching,
+        }
+    }
 }
 
 impl Ahead {
@@ -207,7 +234,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    fn answer_lent(
+    pub(super) fn answer_lent(
         &mut self,
         queue: QueueId,
         number: u64,

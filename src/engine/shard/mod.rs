@@ -24,6 +24,8 @@
 mod ahead;
 mod connection;
 mod end;
+#[cfg(feature = "broker")]
+mod kept;
 mod notice;
 mod route;
 mod strangers;
@@ -42,6 +44,8 @@ use slotmap::SlotMap;
 use self::ahead::Ahead;
 pub use self::connection::Claim;
 use self::connection::{Conn, Stage};
+#[cfg(feature = "broker")]
+pub(crate) use self::kept::{KeptShard, Source};
 pub use self::notice::{ConnReport, Notice, QueueReport, Report, Why};
 use self::submit::BATCH;
 

@@ -89,6 +89,9 @@ pub enum Why {
     /// The shape that the device has chosen for RECEIVE is invalid.
     #[error("its memory for messages has an invalid shape")]
     Shape,
+    /// The device has restarted, and the worker's queue does not fit what the device wrote down about it.
+    #[error("its queue could not be continued after a restart of the device")]
+    NotKept,
     /// The shard's driver cannot watch the bell of the worker's queue.
     #[error("its queue cannot be watched")]
     NotWatched,

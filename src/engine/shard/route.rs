@@ -394,7 +394,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
 
     /// Charges the messages of a connection that wait for a buffer, if it has a session: messages of strangers are
     /// short and few. The charge is never refused, because the messages have already been received.
-    fn count_held(&mut self, queue: QueueId, id: ConnId) {
+    pub(super) fn count_held(&mut self, queue: QueueId, id: ConnId) {
         let conn = self.conns.get_mut(id).filter(|conn| conn.authenticated);
         let in_heap = self.transport.buffers_mut().in_heap(queue);
         let (Some(queue), Some(conn), Some(in_heap)) = (self.queues.get(queue), conn, in_heap)

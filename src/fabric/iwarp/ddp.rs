@@ -50,6 +50,7 @@ pub const QUEUE_TERMINATE: u32 = 2;
 
 /// Both control bytes of a segment. The tagged bit follows from the opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Control {
     /// The kind of the message.
     pub opcode: Opcode,
@@ -116,6 +117,7 @@ impl Control {
 
 /// The header of a tagged segment after its control bytes (RFC 5041 section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tagged {
     /// The STag of the receiver's memory.
     pub stag: u32,
@@ -156,6 +158,7 @@ impl Tagged {
 
 /// The header of an untagged segment after its control bytes (RFC 5041 section 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Untagged {
     /// The receiver's STag to invalidate, in each segment of a Send with Invalidate (RFC 5040 section 4.1); in all
     /// other segments this field is sent as 0 and ignored.

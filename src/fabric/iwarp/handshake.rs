@@ -26,6 +26,7 @@ pub struct Offer {
 
 /// The values on which both sides agreed for the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Agreed {
     /// Whether FPDUs carry CRCs.
     pub crc: bool,

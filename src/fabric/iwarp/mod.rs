@@ -54,5 +54,7 @@ mod tcp;
 
 pub use error::IwarpError;
 pub use qp::Depths;
+#[cfg(feature = "broker")]
+pub use tcp::KeptConn;
 #[cfg(feature = "fabric")]
 pub use tcp::{Config, Counts, Iwarp};

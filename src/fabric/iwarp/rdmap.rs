@@ -39,6 +39,7 @@ use super::ddp;
 /// The kind of an RDMAP message (RFC 5040 section 4.1): the low four bits of the second control byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub enum Opcode {
     /// RDMA Write.
     Write = 0,

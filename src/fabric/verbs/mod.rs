@@ -493,6 +493,10 @@ impl Waitable for Verbs {
     }
 }
 
+/// A queue pair cannot be passed on to another process.
+#[cfg(feature = "broker")]
+impl super::Keep for Verbs {}
+
 impl SharedEpoll for Verbs {
     fn registry(&self) -> &mio::Registry {
         self.readiness.registry()

@@ -95,6 +95,14 @@ fn finds_everything_that_a_module_may_not_do() {
             "transport/mod.rs",
             "#[cfg(not(feature = \"std\"))] use std::io;",
         ),
+        (
+            "proto/mod.rs",
+            "#[cfg_attr(feature = \"engine\", derive(tracing::Value))] struct A;",
+        ),
+        (
+            "proto/mod.rs",
+            "#[cfg_attr(not(feature = \"engine\"), derive(tracing::Value))] struct A;",
+        ),
         ("transport/mod.rs", "use crate::engine::X;"),
         ("engine/pool.rs", "use std::collections::HashMap;"),
         ("engine/pool.rs", "use crate::broker::X;"),
@@ -173,6 +181,10 @@ fn accepts_everything_that_a_module_may_do() {
             "fn f() {}\n#[cfg(test)]\nmod tests { use std::io; use crate::proto::X; fn g() { {} } }",
         ),
         ("wire/mod.rs", "#[cfg(test)]\nuse std::vec::Vec;\nfn f() {}"),
+        (
+            "proto/mod.rs",
+            "#[cfg_attr(feature = \"broker\", derive(tracing::Value))] struct A;",
+        ),
         ("wire/tests.rs", "use std::io; use crate::proto::X;"),
         (
             "bin/daemon/main.rs",

@@ -52,6 +52,8 @@ impl Source {
         while let Some(token) = rest.first() {
             if let Some(behind) = attribute(rest) {
                 rest = after_item(behind);
+            } else if let Some(behind) = after_hosted_derive(rest) {
+                rest = behind;
             } else {
                 kept.push(token.clone());
                 rest = &rest[1..];
@@ -100,6 +102,17 @@ fn feature_condition(tokens: &[String]) -> Option<(&[String], &[String])> {
 fn after_hosted_attribute(tokens: &[String]) -> Option<&[String]> {
     let (condition, rest) = feature_condition(tokens)?;
     (!condition.iter().any(|token| token == ENGINE)).then_some(rest)
+}
+
+/// Returns the rest after an attribute that exists only with features that need an operating system, such as
+/// `#[cfg_attr(feature = "broker", derive(serde::Serialize))]`.
+fn after_hosted_derive(tokens: &[String]) -> Option<&[String]> {
+    if tokens.len() < 8 || tokens[..5] != ["#", "[", "cfg_attr", "(", "feature"] {
+        return None;
+    }
+    let end = tokens.iter().position(|token| token == "]")?;
+    let is_hosted = tokens[5] == "=" && tokens[6] != ENGINE;
+    is_hosted.then(|| &tokens[end + 1..])
 }
 
 /// Returns the name of the module that `#[cfg(feature …)] mod name` at the start declares, and whether the module needs

@@ -27,6 +27,8 @@
 //! owner may deregister them.
 
 mod forecast;
+#[cfg(feature = "broker")]
+mod kept;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -35,6 +37,8 @@ mod tests;
 use alloc::collections::VecDeque;
 
 pub use self::forecast::Expected;
+#[cfg(feature = "broker")]
+pub(super) use self::kept::KeptQp;
 pub use self::receive::Step;
 use self::receive::{Incoming, IncomingSend, STASH, Stage};
 pub use self::send::{MAX_SEGMENT_HEADER, Segment};
@@ -70,6 +74,7 @@ pub struct Depths {
 
 /// The kind of a completed work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub enum Done {
     /// A receive.
     Recv {
@@ -88,6 +93,7 @@ pub enum Done {
 
 /// The end of a work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Completion {
     /// The number with which the work request was posted.
     pub wr_id: WrId,

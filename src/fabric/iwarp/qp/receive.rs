@@ -30,6 +30,7 @@ pub enum Step {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum Stage {
     Header,
     Payload,
@@ -40,6 +41,7 @@ pub(super) enum Stage {
 
 /// The peer's message that is arriving on the queue of SENDs.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct IncomingSend {
     /// Number of bytes that have arrived.
     offset: u32,
@@ -49,6 +51,7 @@ pub(super) struct IncomingSend {
 
 /// The FPDU that is arriving.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Incoming {
     pub(super) control: Control,
     tagged: Tagged,
@@ -60,6 +63,22 @@ pub(super) struct Incoming {
     pub(super) payload_length: u32,
     /// Whether the FPDU uses no receive, because it is the announced zero-length SEND of RFC 6581 9.
     swallow: bool,
+}
+
+#[cfg(feature = "broker")]
+impl IncomingSend {
+    /// Returns whether no more than `most` bytes have arrived.
+    pub(super) const fn is_at_most(&self, most: u32) -> bool {
+        self.offset <= most
+    }
+}
+
+#[cfg(feature = "broker")]
+impl Incoming {
+    /// Returns whether the FPDU is no longer than `most` bytes.
+    pub(super) const fn is_at_most(&self, most: u32) -> bool {
+        self.payload_length <= most && self.ulpdu_length <= most as usize
+    }
 }
 
 impl Default for Incoming {
@@ -196,6 +215,16 @@ impl<M> Qp<M> {
     #[must_use]
     pub fn is_between_fpdus(&self) -> bool {
         self.stage == Stage::Header && self.stash_length == 0
+    }
+
+    /// Returns how many bytes of the first posted receive the peer has filled at most.
+    #[cfg(feature = "broker")]
+    pub(super) const fn filled(&self) -> u32 {
+        let arriving = match self.stage {
+            Stage::Payload | Stage::Trailer => self.incoming.payload_length,
+            Stage::Header | Stage::Closed => 0,
+        };
+        self.incoming_send.offset.saturating_add(arriving)
     }
 
     /// Returns the ULPDU length of the FPDU that broke a rule, and the bytes of its ULPDU that were collected before

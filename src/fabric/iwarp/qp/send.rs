@@ -18,7 +18,9 @@ pub const MAX_SEGMENT_HEADER: usize = 2 + 2 + Untagged::LENGTH + MAX_SEND_HEADER
 /// One FPDU to send: these header bytes, then the payload, then padding and CRC, which the owner
 /// adds (see [`crate::fabric::iwarp::mpa`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub struct Segment {
+    #[cfg_attr(feature = "broker", serde(with = "crate::units::hex"))]
     header: [u8; MAX_SEGMENT_HEADER],
     header_length: u8,
     /// Whether the payload answers a READ of the peer, and was not posted here.
@@ -31,6 +33,7 @@ pub struct Segment {
 
 /// A SEND or an RDMA WRITE that waits or is under way.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct SendWork {
     pub(super) wr_id: WrId,
     pub(super) payload: Piece,
@@ -39,6 +42,7 @@ pub(super) struct SendWork {
 
 /// The kind of the work. It has no `Option`, so that it takes only 40 bytes, because each connection has room for many.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) enum SendKind {
     Send {
         header: [u8; MAX_SEND_HEADER],
@@ -55,6 +59,7 @@ pub(super) enum SendKind {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct ReadWork {
     pub(super) wr_id: WrId,
     pub(super) sink: Piece,
@@ -63,6 +68,7 @@ pub(super) struct ReadWork {
 
 /// A READ request of the peer that is being answered.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Response {
     pub(super) sink: Tagged,
     pub(super) source: Piece,

@@ -29,7 +29,8 @@ const LATEST: Duration = Duration::from_millis(100);
 const ROOM: usize = 64;
 
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Unacknowledged {
     /// For each SEND, its end in the stream and its length in bytes.
     sends: VecDeque<(u64, usize, WrId)>,

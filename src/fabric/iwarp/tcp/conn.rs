@@ -102,13 +102,13 @@ pub(super) struct Conn {
     max_ulpdu: Option<u16>,
     /// The frame of the handshake, as far as it has arrived.
     frame: Vec<u8>,
-    out: VecDeque<OutFpdu>,
+    pub(super) out: VecDeque<OutFpdu>,
     /// Number of bytes of the first FPDU of `out` that are in the socket.
-    out_sent: usize,
+    pub(super) out_sent: usize,
     /// Number of bytes of the FPDUs that the socket has taken whole.
-    position: u64,
+    pub(super) position: u64,
     /// The socket had no room.
-    full: bool,
+    pub(super) full: bool,
     /// SENDs that have not ended, if SENDs end with the acknowledgement.
     pub(super) unacknowledged: Option<Unacknowledged>,
     /// When bytes of posted work last moved.

@@ -19,6 +19,8 @@ pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
 }
 
 /// An FPDU on its way into the socket.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "broker", derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct OutFpdu {
     pub(super) segment: Segment,
     /// The padding and the CRC.

@@ -13,6 +13,8 @@ mod acknowledge;
 mod conn;
 mod direct;
 mod fpdu;
+#[cfg(feature = "broker")]
+mod kept;
 mod linger;
 mod listen;
 mod progress;
@@ -21,6 +23,7 @@ mod token;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -33,6 +36,8 @@ use slotmap::SlotMap;
 use self::acknowledge::Unacknowledged;
 use self::conn::{Conn, Scratch, Stage};
 use self::fpdu::crc32c;
+#[cfg(feature = "broker")]
+pub use self::kept::KeptConn;
 use self::linger::Lingering;
 use self::listen::Listener;
 use self::progress::{completed, enqueue};
@@ -212,6 +217,16 @@ impl Iwarp {
         }
     }
 
+    /// Watches a new listener's socket.
+    fn watch(&mut self, mut listener: Listener) -> io::Result<ListenerId> {
+        let registry = self.readiness.registry();
+        self.listeners.try_insert_with_key(|id| {
+            let token = Target::Listener(id).token();
+            registry.register(&mut listener.socket, token, Interest::READABLE)?;
+            Ok(listener)
+        })
+    }
+
     /// Watches a new connection's socket.
     fn add(&mut self, mut conn: Conn) -> Result<ConnId, FabricError> {
         if self.config.acknowledged_sends {
@@ -258,14 +273,8 @@ impl Iwarp {
 impl Fabric for Iwarp {
     fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, FabricError> {
         let context = |source| failed(&format!("listen on {address}"), source);
-        let mut listener = Listener::bind(address, &self.config).map_err(context)?;
-        let registry = self.readiness.registry();
-        let id = self.listeners.try_insert_with_key(|id| {
-            let token = Target::Listener(id).token();
-            registry.register(&mut listener.socket, token, Interest::READABLE)?;
-            Ok(listener)
-        });
-        id.map_err(context)
+        let listener = Listener::bind(address, &self.config).map_err(context)?;
+        self.watch(listener).map_err(context)
     }
 
     fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
