@@ -9,7 +9,7 @@
 #   test      build, and install, serve, update and purge the packages in a fresh Debian 13 (as root)
 #
 # JOBS=      how many compilers run at once (as many as there are processors)
-# REVISION=  the number after +smbdirect in the version (1, or higher if the same samba was built with other patches)
+# REVISION=  the number after +0smbdirect in the version (1, or higher if the same samba was built with other patches)
 #
 # The packages are those of Debian, with the same names and files, and samba-smbdirect. Their debug symbols are left
 # out (DEB_BUILD_OPTIONS=). The build runs in a Debian 13 of its own in ${XDG_CACHE_HOME:-~/.cache}/smbdirect/deb-samba,
@@ -92,7 +92,7 @@ read_record() {
     [ ! -e "$out/built" ] || read -r built_version built_number built_part <"$out/built"
 }
 
-# Sets number to the number after +smbdirect that the next packages get.
+# Sets number to the number after +0smbdirect that the next packages get.
 number=1
 next_number() {
     read_record
@@ -110,7 +110,7 @@ unpack() {
     next_number
     rm -rf "$directory"
     mkdir -p "$(dirname "$directory")"
-    logged "$cache/unpack.log" dpkg-source --no-check --extract "$dsc" "$directory" ||
+    logged "$cache/unpack.log" dpkg-source --no-check --no-copy --extract "$dsc" "$directory" ||
         die "dpkg-source cannot unpack $dsc"
     mkdir "$directory/debian/patches/smbdirect"
     for patch in $(patches_of "$series"); do
@@ -120,8 +120,10 @@ unpack() {
     # dpkg-source refuses patches that do not fit exactly (fuzz), as the build of a package does.
     if ! dpkg-source --before-build "$directory" >"$cache/patch.log" 2>&1; then
         applied=$directory/.pc/applied-patches
-        patch=$(grep -m 1 -vxF -f "$applied" "$directory/debian/patches/series")
+        # Comments and empty lines in Debian's series are no patches.
+        patch=$(patches_of "$directory/debian/patches" | grep -vxF -f "$applied" | head -n 1) || true
         tail -n 10 "$cache/patch.log"
+        [ -n "$patch" ] || die "dpkg-source does not accept samba $debian_version; the log is $cache/patch.log"
         die "$series/${patch#smbdirect/} does not apply to samba $debian_version; the log is $cache/patch.log." \
             "Port the series to this version (samba-patches/README.md, \"Working on them\"), and try again"
     fi
@@ -145,10 +147,11 @@ change_packaging() {
         ! grep -q '^	--with-smbdirect \\$' "$debian/rules"; then
         die "Debian has changed debian/control or debian/rules of samba: change change_packaging in tools/deb_samba.sh"
     fi
+    # Such a version sorts after Debian's, and before its updates: a digit is before the d of +deb13u1.
     # The date is that of Debian's entry, so that the same sources make the same packages.
     changelog=$debian/changelog
     {
-        printf 'samba (%s+smbdirect%s) %s; urgency=medium\n\n' "$debian_version" "$number" "$suite"
+        printf 'samba (%s+0smbdirect%s) %s; urgency=medium\n\n' "$debian_version" "$number" "$suite"
         printf '  * Add SMB Direct: the patches in debian/patches/smbdirect, --with-smbdirect,\n'
         printf '    and the package samba-smbdirect.\n\n'
         printf ' -- SMB Direct for Samba developers <smbdirect@invalid>  %s\n\n' \
@@ -226,7 +229,7 @@ install_dependencies() {
 
 compile() {
     local jobs=${JOBS:-$(nproc)}
-    say "building samba $debian_version+smbdirect$number: the first time about an hour on two processors ($cache/build.log)"
+    say "building samba $debian_version+0smbdirect$number: the first time about an hour on two processors ($cache/build.log)"
     in_root "$root" env PATH=/usr/lib/ccache:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
         CCACHE_DIR=/build/ccache CCACHE_MAXSIZE=4G CCACHE_BASEDIR=/build/samba CCACHE_NOHASHDIR=1 \
         DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:-nocheck noautodbgsym} parallel=$jobs" \

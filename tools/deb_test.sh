@@ -108,13 +108,13 @@ samba_installed() {
     apt update >/root/apt.log
     apt install -y samba-smbdirect smbclient >>/root/apt.log 2>&1 || { tail -n 40 /root/apt.log; exit 1; }
     for package in samba samba-libs samba-common samba-common-bin python3-samba winbind smbclient libldb2; do
-        [[ $(version "$package") == *+smbdirect* ]] || fail "$package is $(version "$package")"
+        [[ $(version "$package") == *+0smbdirect* ]] || fail "$package is $(version "$package")"
     done
     dpkg --verify samba-smbdirect samba smbdirectd libsmbdirect0
     test -z "$(apt-get check 2>&1 | grep -i '^E:')"
     ldd "$(echo /usr/lib/*/samba/libsmbd-base-private-samba.so.0)" | grep -q 'libsmbdirect\.so\.0 => /'
     [[ $(smbd -b) == *WITH_SMBDIRECT* ]] || fail "smbd -b does not show WITH_SMBDIRECT"
-    [[ $(smbd --version) == *+smbdirect* ]] || fail "smbd is $(smbd --version)"
+    [[ $(smbd --version) == *+0smbdirect* ]] || fail "smbd is $(smbd --version)"
 }
 
 # Prints how many bytes the device has moved by RDMA.
@@ -142,7 +142,8 @@ samba_served() {
     ! grep -i -e unknown -e ignoring -e warning -e error /root/testparm.log || fail "testparm complains: see above"
 
     start_daemon
-    smbd --foreground --no-process-group >/root/smbd.log 2>&1 &
+    # smbd signals its process group when it ends, so it must not have that of this test.
+    setsid smbd --foreground --no-process-group >/root/smbd.log 2>&1 &
     smbd=$!
     wait_for listener
     smbdirectctl status
@@ -180,13 +181,22 @@ replaces() {
 # Simulates that Debian publishes a newer samba, as for a security fix.
 samba_held() {
     local unpinned=(-o Dir::Etc::PreferencesParts=/nonexistent)
-    mkdir /srv/newer
+    mkdir /srv/newer /srv/update
+    # An update that only appends to the version is newer than ours, too.
+    sed -e '/^Package: .*smbdirect/,/^$/d' -e 's/, libsmbdirect0 ([^)]*)//' -e 's/+0smbdirect[0-9]*/+deb99u1/g' \
+        /srv/repository/Packages >/srv/update/Packages
+    echo "deb [trusted=yes] copy:/srv/update ./" >/etc/apt/sources.list.d/update.list
+    apt update | tee /root/update.log
+    grep -q '^samba-smbdirect: there is a newer Samba .*+deb99u1\.' /root/update.log || fail "apt update does not tell"
+    dpkg --compare-versions "$(version samba)" lt "$(version samba | sed 's/+0smbdirect.*/+deb99u1/')" ||
+        fail "+deb99u1 is not newer than ours"
+    rm /etc/apt/sources.list.d/update.list
     # A dot sorts after a plus, so these versions are newer than ours, as +deb13u2 is.
-    sed -e '/^Package: .*smbdirect/,/^$/d' -e 's/, libsmbdirect0 ([^)]*)//' -e 's/+smbdirect[0-9]*/.9/g' \
+    sed -e '/^Package: .*smbdirect/,/^$/d' -e 's/, libsmbdirect0 ([^)]*)//' -e 's/+0smbdirect[0-9]*/.9/g' \
         /srv/repository/Packages >/srv/newer/Packages
     echo "deb [trusted=yes] copy:/srv/newer ./" >/etc/apt/sources.list.d/newer.list
-    apt update | tee /root/update.log
-    grep -q '^samba-smbdirect: there is a newer Samba .*\.9\.' /root/update.log || fail "apt update does not tell"
+    apt update >/root/update.log
+    grep '^samba-smbdirect: there is a newer Samba .*\.9\.' /root/update.log || fail "apt update does not tell"
 
     replaces upgrade && fail "apt upgrade replaces samba"
     replaces dist-upgrade && fail "apt dist-upgrade replaces samba"

@@ -179,7 +179,8 @@ impl StatusOptions {
             return Ok(details);
         }
         let mut value = self.with_users(json, &device)?;
-        let mut connections = value["connections"].take();
+        let connections = value.get_mut("connections").map(Value::take);
+        let mut connections = connections.unwrap_or_default();
         if let Some(connections) = connections.as_array_mut() {
             connections.retain(|it| it["peer"].as_str().is_some_and(|peer| wanted.is(peer)));
         }
@@ -199,6 +200,8 @@ impl StatusOptions {
     /// Returns the JSON of a device with its users, if they are wanted. If they are not known, this prints why.
     fn with_users(&self, json: &str, device: &status::Device) -> serde_json::Result<Value> {
         let mut value = serde_json::from_str(json)?;
+        // Control characters that were escaped in the text of the device need not be escaped any more.
+        make_printable(&mut value);
         if let Some(known) = &device.users {
             if let Err(reason) = known {
                 eprintln!("smbdirectctl: the users are unknown: {reason}");
@@ -290,9 +293,12 @@ fn make_printable(value: &mut Value) {
     }
 }
 
-/// Returns a text without the control characters with which it could control a terminal, or look like several lines.
+/// Returns a text without the characters with which it could control a terminal, look like several lines, or be shown
+/// in another order: a user may have chosen his name for that.
 fn printable(text: &str) -> String {
-    text.replace(char::is_control, "?")
+    let is_foreign =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(is_foreign, "?")
 }
 
 /// Says why there is no status.
@@ -371,14 +377,28 @@ mod tests {
     #[test]
     fn texts_of_a_device_do_not_control_the_terminal() {
         let json = r#"{"carried": {"soft\u001bware": {}},
-                       "closes": [{"peer": "10.0.0.1:1", "reason": "a\u001b[2Jb\nc\u009bd\u007f"}]}"#;
+                       "closes": [{"peer": "10.0.0.1:1", "reason": "a\u001b[2Jb\nc\u009bd\u007f\u202e\u2066"}]}"#;
         let device: status::Device = read(json).unwrap();
-        assert_eq!(device.closes[0].reason, "a?[2Jb?c?d?");
+        assert_eq!(device.closes[0].reason, "a?[2Jb?c?d???");
         let shown = device.to_string();
         assert!(shown.contains("soft?ware"), "{shown}");
         let is_printed = |c: char| c == '\n' || !c.is_control();
         assert!(shown.chars().all(is_printed), "{shown:?}");
         let error = read::<status::Device>(r#"{"uptime_seconds": "\u001b[2J"}"#).unwrap_err();
         assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
+
+    #[test]
+    fn the_json_of_a_connection_does_not_control_the_terminal() {
+        let options = StatusOptions {
+            connection: Some(status::Wanted::parse("10.0.0.5").unwrap()),
+            users: false,
+            json: true,
+            watch: None,
+            control: PathBuf::new(),
+        };
+        let json = r#"{"connections": [{"peer": "10.0.0.5:1", "state": "a\u009b2J"}, {"peer": "10.0.0.6:1"}]}"#;
+        let shown = options.render(json).unwrap().unwrap();
+        assert_eq!(shown, "[{\"peer\":\"10.0.0.5:1\",\"state\":\"a?2J\"}]\n");
     }
 }

@@ -456,7 +456,7 @@ fn show_processes(f: &mut fmt::Formatter<'_>, processes: &[&Process]) -> fmt::Re
         "unread"
     )?;
     for shown in processes {
-        let sum = |of: fn(&Queue) -> u64| shown.queues.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&Queue) -> u64| shown.queues.iter().map(of).fold(0, u64::saturating_add);
         writeln!(
             f,
             "{:>7} {:<8} {:>11} {:>8} {:>8} {:>5} {:>5} {:>7} {:>6} {:>9} {:>6}",

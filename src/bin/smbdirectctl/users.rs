@@ -100,7 +100,7 @@ pub(crate) fn name(device: &mut Device, sessions: &Result<Sessions, String>) {
 
 /// Adds the member `user` to each connection in the JSON of a device.
 pub(crate) fn add_to(json: &mut Value, device: &Device) {
-    let found = json["connections"].as_array_mut();
+    let found = json.get_mut("connections").and_then(Value::as_array_mut);
     let pairs = found.into_iter().flatten().zip(&device.connections);
     for (connection, named) in pairs {
         if let Some(members) = connection.as_object_mut() {
@@ -202,6 +202,10 @@ mod tests {
             json["connections"],
             serde_json::json!([{"peer": "a", "user": "EXAMPLE\\bob, alice"}, {"peer": "b", "user": null}])
         );
+        // A list of members in their order is the status of a device, too, as serde reads it.
+        let mut list = serde_json::json!([]);
+        add_to(&mut list, &device);
+        assert_eq!(list, serde_json::json!([]));
     }
 
     #[test]

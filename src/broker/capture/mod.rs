@@ -10,7 +10,7 @@
 //!
 //! Each reactor has a [`Tap`] around its fabric, which shows the operations of any fabric as iWARP. A tap that captures
 //! nothing costs one branch for each operation. The blocks go through a socket, whose other end the capturing process
-//! has. No reactor waits for that process: blocks for which there is no room are dropped and counted ([`Outbox`]).
+//! has. No reactor waits for that process: blocks for which there is no room are dropped and counted (`Outbox`).
 //!
 //! A capture ends when the process detaches, or when its only connection ends. Each reactor that took part then sends
 //! the statistics of its interface as its last block.

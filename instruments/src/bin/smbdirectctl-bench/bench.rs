@@ -26,6 +26,9 @@ const BULK: (u32, u16) = (1 << 20, 8);
 /// round, and after two minutes servers ask whether a client is alive.
 const LONG_ROUND: Duration = Duration::from_secs(60);
 
+/// Why nothing can be measured: the server has announced 0 as the size of the largest request.
+const NO_DATA: &str = "the server allows no data in a READ or WRITE request";
+
 /// Why there are no results.
 pub(crate) enum Failure {
     /// The command line is wrong.
@@ -167,6 +170,9 @@ impl<'a> Bench<'a> {
             Operation::Read => size.min(self.tcp.max_inline_read()),
             Operation::Write => size.min(self.tcp.max_inline_write()),
         };
+        if size == 0 {
+            return Err(NO_DATA.to_owned());
+        }
         let case = Case {
             operation,
             channel: Channel::None,
@@ -237,6 +243,9 @@ impl<'a> Bench<'a> {
             _ => (&mut self.tcp, self.file),
         };
         case.size = case.size.min(limit(connection, case));
+        if case.size == 0 {
+            return Err(NO_DATA.to_owned());
+        }
         let mut line = Line::new(format!("{what}, round {}", round + 1));
         let before = self.server.used();
         let measured = measure::run(connection, file, *case, |bytes, time| {

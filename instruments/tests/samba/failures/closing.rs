@@ -61,7 +61,7 @@ fn end_of(client: &mut Client, id: u64) -> NtStatus {
 }
 
 /// Does what `NetFileClose` does: Samba's RPC server sends `MSG_SMB_CLOSE_FILE` to the smbd that has a file open.
-fn close_file(server: &Server, name: &str) {
+fn close_file(server: &Server, name: &str, file: FileId) {
     let about = fs::metadata(server.files.join(name)).expect("a file");
     let id = |pid: u32| {
         let mut id = u64::from(pid).to_le_bytes().to_vec();
@@ -73,8 +73,10 @@ fn close_file(server: &Server, name: &str) {
     let socket = UnixDatagram::unbound().expect("a socket");
     for pid in workers(server) {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        // Other processes cannot learn the number that the file has in that process, so try all.
-        for number in 1..100_u64 {
+        // In Samba 4.24, the number of an open file is the persistent half of its FileId. In 4.22, other
+        // processes cannot learn it, so try all.
+        let persistent = file.0.first_chunk().expect("16 bytes");
+        for number in (1..100).chain([u64::from_le_bytes(*persistent)]) {
             let mut message = vec![0; 8];
             message.extend(id(pid));
             message.extend(id(std::process::id()));
@@ -108,7 +110,7 @@ fn a_file_that_an_administrator_closes_is_closed_at_once() {
     let server = Server::start();
     let (mut client, file, id) = writer(&server, Channel::RdmaV1);
     let began = Instant::now();
-    close_file(&server, "file");
+    close_file(&server, "file", file);
     is_closed_at_once(&server, began);
     assert_eq!(end_of(&mut client, id), NtStatus::CANCELLED);
     let write = client.put(file, 0, b"more").expect_err("it is closed");
@@ -131,7 +133,7 @@ fn a_file_that_an_administrator_closes_is_written_first() {
     let write = Write::inline(file, 0, &data).request(client.tree);
     let id = client.tcp.send(&write).expect("sent");
     client.tcp.echo().expect("the WRITE has begun");
-    close_file(&server, "file");
+    close_file(&server, "file", file);
     let written = client.tcp.wait(id).expect("an answer").written();
     assert_eq!(written.expect("a WRITE") as usize, data.len());
     wait_until("it is closed", || !is_held(&server));

@@ -247,6 +247,8 @@ fn output_within(
             _ => {
                 // Do not wait for its end: a killed program that waits for a disk ends only after that wait.
                 let _ = child.kill();
+                // But `top`, which goes on, must not collect zombies.
+                thread::spawn(move || child.wait());
                 return Err(format!(
                     "{} did not end within {limit:?}",
                     program.display()

@@ -58,10 +58,10 @@ impl Carried {
             of(self).saturating_sub(before) as f64 / seconds
         };
         Rates {
-            received: rate(|c| c.inline_bytes_in + c.rdma_read_bytes),
-            sent: rate(|c| c.inline_bytes_out + c.rdma_write_bytes),
-            messages: rate(|c| c.messages_in + c.messages_out),
-            transfers: rate(|c| c.rdma_reads + c.rdma_writes),
+            received: rate(|c| c.inline_bytes_in.saturating_add(c.rdma_read_bytes)),
+            sent: rate(|c| c.inline_bytes_out.saturating_add(c.rdma_write_bytes)),
+            messages: rate(|c| c.messages_in.saturating_add(c.messages_out)),
+            transfers: rate(|c| c.rdma_reads.saturating_add(c.rdma_writes)),
         }
     }
 }
@@ -155,6 +155,18 @@ mod tests {
         // The second connection has ended, and a new one has its address.
         let shown = device(12.0, [3000, 600], 1.0).since(&before);
         assert_eq!(bytes(&shown), [1000, 300]);
+    }
+
+    #[test]
+    fn numbers_of_a_device_may_be_of_any_size() {
+        let mut before = device(10.0, [1000, 5000], 100.0);
+        let mut huge = device(12.0, [3000, 9000], 102.0);
+        for carried in before.carried.values_mut().chain(huge.carried.values_mut()) {
+            carried.inline_bytes_in = u64::MAX;
+            carried.rdma_read_bytes = u64::MAX;
+        }
+        let shown = huge.since(&before);
+        assert_eq!(shown.rates.unwrap()["software"].received, 0.0);
     }
 
     #[test]

@@ -219,6 +219,8 @@ fn look(
     let mut sessions = None;
     while let Ok(()) | Err(RecvTimeoutError::Timeout) = hurried.recv_timeout(pause) {
         let began = Instant::now();
+        // One look is enough for all keys that have been pressed.
+        while hurried.try_recv().is_ok() {}
         let mut answer = ask_device(source);
         if let Ok(device) = &mut answer {
             if source.wants_users.load(Ordering::Relaxed) {
@@ -245,6 +247,10 @@ type Known = (Instant, Result<Sessions, String>);
 /// Returns the sessions that smbstatus reports, or reported a short time ago.
 fn known<'a>(known: &'a mut Option<Known>, device: &Device) -> &'a Result<Sessions, String> {
     let fresh = known.take().filter(|(when, _)| when.elapsed() < KNOWN);
-    let fresh = fresh.unwrap_or_else(|| (Instant::now(), users::ask(device)));
+    let fresh = fresh.unwrap_or_else(|| {
+        // The time counts from the answer: a slow smbstatus must not run without a pause.
+        let sessions = users::ask(device);
+        (Instant::now(), sessions)
+    });
     &known.insert(fresh).1
 }

@@ -87,7 +87,8 @@ port() {
     timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$server" "$1" 2>/dev/null
     case $? in
     0) printf open ;;
-    124) printf silent ;;
+    # BusyBox's timeout ends with the exit status of the program that it ends: 128 + SIGTERM.
+    124 | 143) printf silent ;;
     *) printf refused ;;
     esac
 }

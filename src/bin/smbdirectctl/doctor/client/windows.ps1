@@ -12,6 +12,8 @@
 # The report has names of this machine, its network adapters, servers and shares, and IP addresses; no passwords.
 param([string]$Server = '')
 
+# Older versions of Windows lack some of the properties below. A profile may have made that an error.
+Set-StrictMode -Off
 $ErrorActionPreference = 'Stop'
 $ProgressPreference = 'SilentlyContinue'
 $WarningPreference = 'SilentlyContinue'
@@ -22,6 +24,12 @@ function Limit($text) {
     $text = "$text"
     if ($text.Length -gt 120) { $text = $text.Substring(0, 120) }
     $text
+}
+
+# Returns a time as RFC 3339 has it, whatever calendar and separators this machine's users prefer.
+function Format-Time([datetime]$Time) {
+    $culture = [System.Globalization.CultureInfo]::InvariantCulture
+    $Time.ToUniversalTime().ToString('yyyy-MM-ddTHH:mm:ssZ', $culture)
 }
 
 # Runs a block. If it fails, the report says why it could not be read.
@@ -62,7 +70,7 @@ $report = [ordered]@{
     smbdirect_client_report = 1
     script = '@VERSION@'
     system = 'windows'
-    time = (Get-Date).ToUniversalTime().ToString('yyyy-MM-ddTHH:mm:ssZ')
+    time = Format-Time (Get-Date)
     host = "$env:COMPUTERNAME"
     privileged = $false
 }
@@ -216,7 +224,7 @@ foreach ($log in 'Microsoft-Windows-SmbClient/Connectivity', 'Microsoft-Windows-
                 log = $log
                 id = [int]$_.Name
                 count = $_.Count
-                last = $_.Group[0].TimeCreated.ToUniversalTime().ToString('yyyy-MM-ddTHH:mm:ssZ')
+                last = Format-Time $_.Group[0].TimeCreated
             }
         })
     }
@@ -234,5 +242,8 @@ if ($Server -ne '') {
 
 $report.unread = @($unread | ForEach-Object { "$_" })
 $json = ConvertTo-Json -InputObject $report -Depth 6
+# Halves of surrogate pairs, which names may have, and which are left where a text was cut, are not allowed in JSON.
+$halves = '[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]'
+$json = [regex]::Replace($json, $halves, '?')
 # With ASCII alone, it does not matter in which encoding the output is written.
 [regex]::Replace($json, '[^\x00-\x7f]', { param($character) '\u{0:x4}' -f [int][char]$character.Value })

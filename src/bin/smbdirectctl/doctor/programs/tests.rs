@@ -175,3 +175,21 @@ fn reads_what_a_program_prints_and_does_not_wait_for_one_that_hangs() {
     let said = output(Path::new("/nowhere/x"), &["a"]).unwrap_err();
     assert!(said.starts_with("/nowhere/x: No such file"), "{said}");
 }
+
+#[test]
+fn a_program_that_took_too_long_leaves_no_zombie() {
+    let _alone = alone();
+    let machine = Machine::new("zombie");
+    let file = machine.0.join("process");
+    let script = format!("echo $$ > {}; exec sleep 600", file.display());
+    let program = machine.program("x", &script);
+    let said = output_within(Duration::from_secs(2), &program, &["a"]);
+    assert!(said.is_err(), "{said:?}");
+    let process = fs::read_to_string(file).expect("its number");
+    let process = Path::new("/proc").join(process.trim());
+    let end = Instant::now() + Duration::from_secs(10);
+    while process.exists() && Instant::now() < end {
+        thread::sleep(PAUSE);
+    }
+    assert!(!process.exists(), "{}", process.display());
+}
