@@ -642,7 +642,7 @@ fn what_cannot_be_captured_is_explained() {
     let status = run.join("status");
     fs::set_permissions(status, fs::Permissions::from_mode(0o666)).unwrap();
     let program = directory.0.join("smbdirectctl");
-    fs::copy(&*SMBDIRECTCTL, &program).unwrap();
+    crate::copy_program(&*SMBDIRECTCTL, &program);
     let as_user = |arguments: &[&str]| {
         let mut command = Command::new(&program);
         command.args(arguments).arg("--control").arg(control);

@@ -33,7 +33,7 @@ impl Drop for Running {
 fn as_another_user(directory: &Directory, config: &str) -> Command {
     fs::set_permissions(&directory.0, Permissions::from_mode(0o755)).unwrap();
     let program = directory.0.join("smbdirectd");
-    fs::copy(&*SMBDIRECTD, &program).unwrap();
+    crate::copy_program(&*SMBDIRECTD, &program);
     let config = format!("listen = [\"127.0.0.1:0\"]\n{config}");
     let config = directory.file("smbdirectd.toml", &config);
     let control = directory.control();

@@ -346,7 +346,7 @@ fn a_device_of_another_user_is_trusted_only_in_a_place_that_root_gave_it() {
         let control = run_directory.join("control");
         // Copy the program to a place from which that user can execute it.
         let program = directory.0.join("smbdirectd");
-        fs::copy(&*SMBDIRECTD, &program).unwrap();
+        crate::copy_program(&*SMBDIRECTD, &program);
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
         command

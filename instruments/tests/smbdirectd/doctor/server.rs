@@ -56,7 +56,7 @@ fn the_control_socket_is_closed_to_this_user() {
     let daemon = Daemon::start(&[]);
     let directory = Directory::new();
     let copy = directory.0.join("smbdirectctl");
-    std::fs::copy(&*SMBDIRECTCTL, &copy).expect("a copy");
+    crate::copy_program(&*SMBDIRECTCTL, &copy);
     let mut command = Command::new(copy);
     command.args(["doctor", "--control"]).arg(&daemon.control);
     let said = text(&command.uid(65_534).gid(65_534).output().expect("it runs"));
