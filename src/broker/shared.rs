@@ -78,10 +78,11 @@ impl Shared {
     }
 
     /// Returns the time at which the broker started, in seconds since 1970, or `None` if the machine's clock was before
-    /// 1970.
+    /// 1970. It is a whole number of milliseconds: readers of JSON, who tell a restart by this time, may not read more
+    /// digits exactly.
     pub(super) fn start_time_seconds(&self) -> Option<f64> {
         let since = self.start_time.duration_since(SystemTime::UNIX_EPOCH);
-        since.ok().map(|since| since.as_secs_f64())
+        since.ok().map(|since| since.as_millis() as f64 / 1e3)
     }
 
     /// Returns the registry. The guard must not be held across anything that waits.
