@@ -8,6 +8,7 @@ target/kernel/.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
@@ -58,10 +59,13 @@ class Guests:
         self.ending = False
         # The first column of the output is the name of the guest.
         self.width = 0
+        # The last lines of each guest, to repeat them at the end if it failed.
+        self.last = collections.defaultdict(lambda: collections.deque(maxlen=15))
 
     def say(self, name, line):
         with self.lock:
             print(f"{name:{self.width}}  {line.rstrip()}", flush=True)
+            self.last[name].append(line.rstrip())
 
     def run(self, name, command, environment):
         """Runs a command and prints its lines. Returns its exit status and the processor time that it has used, in
@@ -151,6 +155,8 @@ def main():
     for name, took in results.items():
         print(f"{name:20} " + (f"{'FAILED':>8}" if took is None else f"{took['seconds']:>8} {took['processor']:>14}"))
     print(f"{'all':20} {time.monotonic() - began:>8.0f}")
+    for name in (name for name, took in results.items() if took is None):
+        print(f"\nthe last lines of {name}:", *guests.last[name], sep="\n    ")
     (options.output / "report.json").write_text(json.dumps(results, indent=1) + "\n")
     sys.exit(1 if None in results.values() or not results else 0)
 
