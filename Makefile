@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo counts bench miri fuzz clean
+.PHONY: help setup deb test-deb deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo dashboard counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ torture: ## run smbtorture's smb2 suites over TCP and over SMB Direct; writes do
 
 demo: ## copy a file to a share and back by RDMA (KEEP=1 leaves the server running)
 	@tools/demo.py
+
+dashboard: ## draw the dashboard for Grafana in Chromium, with data of a real Prometheus, and test the alerts
+	@tools/samba.sh build
+	@tools/check.sh dashboard
 
 counts: ## count smbd's and smbdirectd's system calls, sleeps and instructions for an operation of 4 KiB
 	@tools/samba.sh build

@@ -154,6 +154,18 @@ step_demo() {
     samba_tree && tools/demo.py
 }
 
+# Draws the dashboard for Grafana, and tests the alerts.
+step_dashboard() {
+    command -v npm >/dev/null || apt_install nodejs npm || return 1
+    apt_need chromium || return 1
+    if ! command -v prometheus >/dev/null; then
+        apt_install prometheus || return 1
+        # The package starts a Prometheus of its own.
+        [ ! -d /run/systemd/system ] || systemctl disable --quiet --now prometheus || return 1
+    fi
+    samba_tree && programs && tools/dashboard.py
+}
+
 # Counts what a request costs smbd and smbdirectd, in numbers that do not depend on the machine.
 step_counts() {
     [ -z "${INSTRUCTIONS:-}" ] || command -v valgrind >/dev/null || apt_install valgrind || return 1

@@ -40,13 +40,13 @@ def listens(port):
         return False
 
 
-def start(command, log):
+def start(command, log, pass_fds=()):
     """Starts a program in its own session, because smbd signals its process group when it ends."""
     with children_lock:
         if ending:
             raise RuntimeError("interrupted")
         child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, start_new_session=True)
+                                 stderr=subprocess.STDOUT, start_new_session=True, pass_fds=pass_fds)
         children.add(child)
     return child
 
@@ -116,14 +116,15 @@ def wait_for(what, condition, seconds=None):
     raise RuntimeError(f"{what}: not within {seconds} s")
 
 
-def add_server_options(parser, report, content):
-    """Adds the options of a program that starts servers and writes a report; the report's default path is in this
+def add_server_options(parser, report=None, content=None):
+    """Adds the options of a program that starts servers. If it writes a report, the report's default path is in this
     repository."""
     parser.add_argument("--samba", type=pathlib.Path, default=os.environ.get("SMBDIRECT_SAMBA"),
                         help="Samba's build tree (SMBDIRECT_SAMBA; without it, the tree of tools/samba.sh)")
     parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "target/release",
                         help="the directory that has smbdirectd and smbdirectctl (target/release)")
-    parser.add_argument("--json", type=pathlib.Path, default=ROOT / report, help=f"where to put {content} ({report})")
+    if report:
+        parser.add_argument("--json", type=pathlib.Path, default=ROOT / report, help=f"where to put {content} ({report})")
 
 
 def samba_tree(samba, programs, wanted=("smbd",)):
