@@ -204,22 +204,24 @@ fn is_well_formed() {
 }
 
 #[test]
-fn the_dashboard_shows_what_there_is() {
+fn the_dashboard_and_the_alerts_use_what_there_is() {
     let dashboard = include_str!("../../../contrib/smbdirect.grafana.json");
     let json: serde_json::Value = serde_json::from_str(dashboard).unwrap();
-    let text = of(&status(), PerConnection::LeftOut);
-    let mut shown = BTreeSet::new();
-    for panel in json["panels"].as_array().unwrap() {
-        for target in panel["targets"].as_array().unwrap() {
-            let words = target["expr"].as_str().unwrap();
-            let words = words.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            shown
-                .extend(words.filter(|w| w.starts_with("smbdirect_") || w.starts_with("process_")));
+    let targets = json["panels"].as_array().unwrap().iter();
+    let targets = targets.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let shown = targets.map(|target| target["expr"].as_str().unwrap());
+    let alerts = include_str!("../../../contrib/smbdirect.rules.yml").lines();
+    let alerts = alerts.filter_map(|line| line.trim_start().strip_prefix("expr: "));
+    for (least, expressions) in [(15, shown.collect::<Vec<_>>()), (6, alerts.collect())] {
+        let is_other = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+        let words = expressions.iter().flat_map(|e| e.split(is_other));
+        let is_metric = |w: &&str| w.starts_with("smbdirect_") || w.starts_with("process_");
+        let names: BTreeSet<&str> = words.filter(is_metric).collect();
+        assert!(names.len() > least, "{names:?}");
+        let text = of(&status(), PerConnection::LeftOut);
+        for name in names {
+            assert!(text.contains(&format!("\n# TYPE {name} ")), "no {name}");
         }
-    }
-    assert!(shown.len() > 15, "{shown:?}");
-    for name in shown {
-        assert!(text.contains(&format!("\n# TYPE {name} ")), "no {name}");
     }
 }
 
