@@ -2,7 +2,7 @@
 # The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo dashboard counts bench miri fuzz clean
+.PHONY: help setup deb test-deb test-systemd deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo dashboard counts bench miri fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ deb: ## build packages for Debian 12 and 13, in target/deb (KERNEL=1: smbdirect-
 
 test-deb: ## install, use, upgrade and purge the packages in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
+
+test-systemd: ## restart, reload and upgrade the package under load, in a Debian 13 with systemd, in QEMU (as root)
+	@tools/samba.sh build
+	@tools/deb.sh systemd
 
 deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (about an hour; as root)
 	@tools/deb_samba.sh build

@@ -5,8 +5,10 @@
 #   build    builds the packages that debian/ describes, in target/deb; with KERNEL=1 also smbdirect-dkms, which
 #            DKMS then compiles for each kernel whose headers are installed
 #   test     builds them, and installs, uses, upgrades and purges them in a fresh Debian (as root; SUITE= or this machine's suite)
+#   systemd  builds them, and restarts, reloads and upgrades smbdirectd under load in a Debian 13 with systemd, in QEMU (as
+#            root); SMBDIRECT_SAMBA= is a build tree of Samba (that of tools/samba.sh)
 #
-# Both use a copy of the working tree, including changes that are not committed.
+# All use a copy of the working tree, including changes that are not committed.
 
 # The functions for the verbs are called by name.
 # shellcheck disable=SC2317
@@ -98,6 +100,34 @@ verb_test() {
     root_files >"$work/after"
     diff "$work/before" "$work/after" || { echo "purged packages leave these files"; return 1; }
     echo "the packages install, run, are upgraded and leave nothing, in $suite"
+}
+
+# Moves the packages to a repository for apt of this revision.
+repository() {
+    mkdir -p "$work/repository/$1"
+    cp "$work"/*-"$1"_*.deb "$work/repository/$1/"
+    (cd "$work/repository/$1" && dpkg-scanpackages --multiversion . >Packages 2>"$work/scan.log")
+}
+
+# systemd keeps descriptors over a restart from version 254 on, which Debian 13 has.
+verb_systemd() {
+    local root samba
+    [ "$(id -u)" = 0 ] || { skipped "the packages under systemd: needs root"; return 0; }
+    samba=${SMBDIRECT_SAMBA:-$(tools/samba.sh path)}
+    tests/kernel/guest.sh build
+    verb_build
+    rm -rf "$work/repository"
+    repository 1
+    next_revision
+    repository 2
+    root=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf --one-file-system '$root'" EXIT
+    echo "-- a Debian 13 with systemd, in QEMU"
+    new_root "$root" trixie cifs-utils,fio,ibverbs-providers,iproute2,kmod,librdmacm1t64,python3,systemd "$work"
+    in_root "$root" systemd-machine-id-setup >/dev/null 2>&1
+    GUEST_DIR=$work/guest GUEST_SYSTEM=$root tests/kernel/guest.sh run tests/kernel/service.py \
+        --samba "$(realpath "$samba")" --packages "/machine$work/repository"
 }
 
 main() {

@@ -40,13 +40,14 @@ def listens(port):
         return False
 
 
-def start(command, log, pass_fds=()):
-    """Starts a program in its own session, because smbd signals its process group when it ends."""
+def start(command, log, **more):
+    """Starts a program in its own session, because smbd signals its process group when it ends. `more` has arguments of
+    Popen."""
     with children_lock:
         if ending:
             raise RuntimeError("interrupted")
         child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, start_new_session=True, pass_fds=pass_fds)
+                                 stderr=subprocess.STDOUT, start_new_session=True, **more)
         children.add(child)
     return child
 
@@ -160,7 +161,7 @@ class Server:
         # The user that logs in: every Debian has it, and file permissions apply to it.
         self.user = "daemon" if os.getuid() == 0 else getpass.getuser()
         self.processes = {}
-        # Commands that run a program, such as valgrind: the command's first words, by the program's name.
+        # Commands that run a program, such as valgrind or chroot: the command's first words, by the program's name.
         self.run_by = {}
         self.config = root / "smb.conf"
 
@@ -222,7 +223,7 @@ class Server:
         return self.root / share
 
     def add_user(self):
-        command = [self.samba / "bin/smbpasswd", "-c", self.config, "-s", "-a", self.user]
+        command = [*self.run_by.get("smbpasswd", ()), self.samba / "bin/smbpasswd", "-c", self.config, "-s", "-a", self.user]
         said = subprocess.run(command, input=f"{PASSWORD}\n{PASSWORD}\n", text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, timeout=PATIENCE)
         if said.returncode:

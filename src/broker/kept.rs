@@ -158,6 +158,20 @@ impl Kept {
         listeners.any(|listening| serves(listening, address))
     }
 
+    /// Closes the listeners that serve none of these addresses of the configuration. They would be in the way of others:
+    /// as long as one listens at all addresses of the machine, none can listen at a single one with the same port.
+    pub fn close_listeners_except(&mut self, addresses: &[SocketAddr]) {
+        let Self { state, descriptors } = self;
+        state.listeners.retain(|listener| {
+            let mut addresses = addresses.iter();
+            let is_served = addresses.any(|address| serves(listener.address, *address));
+            if !is_served {
+                drop(descriptors.take(&listener.name).map(Descriptors::one));
+            }
+            is_served
+        });
+    }
+
     /// Closes descriptors that nobody can continue, for everybody who has a copy.
     pub fn discard(descriptors: Vec<(String, OwnedFd)>) {
         let mut left = Descriptors::default();

@@ -39,6 +39,7 @@ def plan(options):
         tests[f"{fabric}-failures"] = [HERE / "client.py", fabric, *where, "--failures", "--limit", 240]
         if fabric != "software" and options.conformance:
             tests[f"{fabric}-conformance"] = [HERE / "conformance.py", fabric, options.conformance]
+    tests["software-restart"] = [HERE / "restart.py", *where]
     if options.module:
         for fabric in ("siw", "rxe"):
             module = ["--module", options.module]

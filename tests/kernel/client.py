@@ -59,6 +59,9 @@ class Server(guest.smbd_server.Server):
 
     def start_device(self):
         super().start_device()
+        self.check_fabric()
+
+    def check_fabric(self):
         fabrics = {address["address"]: address["fabric"] for address in self.status()["addresses"]}
         assert fabrics.get(f"{self.address}:5445") == self.fabric, fabrics
 

@@ -15,6 +15,8 @@
 # GUEST_MODULES= files with modules to load before the command, separated by blanks
 # GUEST_SECONDS= seconds after which the guest is stopped (1800)
 # GUEST_MEMORY=  the guest's memory (6G)
+# GUEST_SYSTEM=  the root directory of a Debian whose systemd the guest starts. A service of it runs the command, in the
+#                directory /machine, where this machine's files are then
 # GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
 # KERNEL_SRC=    a tarball or directory with another source of Linux, from which the whole kernel is built
 # KERNEL_CONFIG= a file with additional options for that kernel, such as CONFIG_KASAN=y
@@ -29,6 +31,7 @@ called_from=$PWD
 # The paths are relative to the caller's directory.
 [ -z "${KERNEL_SRC:-}" ] || KERNEL_SRC=$(realpath -e "$KERNEL_SRC")
 [ -z "${KERNEL_CONFIG:-}" ] || KERNEL_CONFIG=$(realpath -e "$KERNEL_CONFIG")
+[ -z "${GUEST_SYSTEM:-}" ] || GUEST_SYSTEM=$(realpath -e "$GUEST_SYSTEM")
 cd "$(dirname "$0")/../.."
 . tools/lib.sh
 . tests/kernel/kernel.sh
@@ -199,15 +202,17 @@ verb_run() {
     GUEST_DIR=$(realpath "$GUEST_DIR")
     rm -f "$GUEST_DIR"/{dmesg,console,status,modules}
     for module in ${GUEST_MODULES:-}; do
-        (cd "$called_from" && realpath -e "$module") >>"$GUEST_DIR/modules" || die "GUEST_MODULES: there is no $module"
+        (cd "$called_from" && realpath -e "$module") | sed "s,^,${GUEST_SYSTEM:+/machine}," >>"$GUEST_DIR/modules" || die "GUEST_MODULES: there is no $module"
     done
     printf -v quoted '%q ' "$@"
-    cat >"$GUEST_DIR/job" <<END
-cd $(printf %q "$called_from") && export PATH=$(printf %q "$PATH") KSMBD_TOOLS=$kernel/ksmbd-tools/usr/sbin && exec $quoted
-END
+    if [ -n "${GUEST_SYSTEM:-}" ]; then
+        echo "cd $(printf %q "/machine$called_from") && exec $quoted"
+    else
+        echo "cd $(printf %q "$called_from") && export PATH=$(printf %q "$PATH") KSMBD_TOOLS=$kernel/ksmbd-tools/usr/sbin && exec $quoted"
+    fi >"$GUEST_DIR/job"
     root=trans=virtio,version=9p2000.L,cache=loose,msize=262144
     # A kernel that needs no initrd finds its root directory by itself.
-    boot=(-append "GUEST_KERNEL=$kernel GUEST_INIT=$PWD/tests/kernel/init GUEST_ROOT_OPTIONS=ro,$root \
+    boot=(-append "GUEST_KERNEL=$kernel GUEST_INIT=$PWD/tests/kernel/init ${GUEST_SYSTEM:+GUEST_SYSTEM=$GUEST_SYSTEM }GUEST_ROOT_OPTIONS=ro,$root \
 root=host rootfstype=9p rootflags=$root ro init=$PWD/tests/kernel/init \
 console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0 mitigations=off")
     [ ! -e "$kernel/initrd" ] || boot+=(-initrd "$kernel/initrd")

@@ -141,7 +141,7 @@ fn the_unit_checks_the_configuration_before_a_reload() {
         .filter_map(|line| line.strip_prefix("ExecReload="))
         .collect();
     let check = "/bin/sh -c 'exec /usr/sbin/smbdirectd --check-config >/dev/null'";
-    assert_eq!(commands, [check, "/bin/kill -HUP $MAINPID"]);
+    assert_eq!(commands, [check, "/bin/sh -c 'kill -HUP $MAINPID'"]);
     assert!(UNIT.contains("\nType=notify\n"));
 }
 

@@ -147,14 +147,19 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
 
 /// Leaves out the default IPv6 address if the system has no IPv6, and checks that no other process listens: the
 /// listeners of the reactors share their ports, so they would also share those of another daemon. The broker waits for
-/// addresses that this machine does not have yet.
+/// addresses that this machine does not have yet. Closes the listeners in `kept` that serve none of the addresses.
 ///
 /// # Errors
 ///
 /// The error says what is wrong, as a message for people.
-pub(crate) fn addresses(config: &mut Config, kept: Option<&Kept>) -> Result<(), String> {
+pub(crate) fn addresses(config: &mut Config, mut kept: Option<&mut Kept>) -> Result<(), String> {
     let is_default = config.listen == Config::default().listen;
     config.place().map_err(|error| error.to_string())?;
+    if let Some(kept) = kept.as_mut() {
+        let addresses: Vec<SocketAddr> = config.listen.iter().map(|at| at.address).collect();
+        kept.close_listeners_except(&addresses);
+    }
+    let kept = kept.as_deref();
     let mut without_ipv6 = Vec::new();
     let software = config.listen.iter();
     let software = software.filter(|listen| listen.fabric != Some(FabricKind::Verbs));

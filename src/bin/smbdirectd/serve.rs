@@ -38,12 +38,12 @@ const CHECK: Duration = Duration::from_secs(1);
 pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<(), String> {
     // This comes first, before anything else opens a descriptor.
     let store = FdStore::find().map(Arc::new);
-    let kept = store::take(store.as_deref());
+    let mut kept = store::take(store.as_deref());
     settings.broker.keep_connections = store.is_some();
     // This comes before any thread is started, and before there is anything that a signal would leave behind.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
     prepare::descriptors(&settings.broker);
-    prepare::addresses(&mut settings.broker, kept.as_ref())?;
+    prepare::addresses(&mut settings.broker, kept.as_mut())?;
     prepare::unused_devices(&settings.broker);
     prepare::locked_memory(&settings.broker)?;
     prepare::control_directory(&settings.broker)?;

@@ -36,6 +36,8 @@ pub(crate) struct Manager {
     heard: Arc<Mutex<Heard>>,
     thread: Option<JoinHandle<()>>,
     pub(crate) limit: usize,
+    /// Where the daemon listens from its next start on.
+    pub(crate) listen: String,
     child: Option<Child>,
 }
 
@@ -56,6 +58,7 @@ impl Manager {
             heard,
             thread: Some(thread),
             limit,
+            listen: "127.0.0.1:0".to_owned(),
             child: None,
         };
         manager.begin();
@@ -77,7 +80,7 @@ impl Manager {
         let mut command = Command::new("sh");
         let script = "LISTEN_PID=$$ exec \"$0\" \"$@\"";
         command.args(["-c", script]).arg(&*SMBDIRECTD);
-        command.args(["--listen", "127.0.0.1:0", "--reactors", "2", "--config"]);
+        command.args(["--listen", &self.listen, "--reactors", "2", "--config"]);
         command.arg(self.directory.0.join("smbdirectd.toml"));
         command.arg("--control").arg(self.control());
         command

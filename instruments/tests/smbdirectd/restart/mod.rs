@@ -317,6 +317,27 @@ fn a_client_that_connects_during_the_restart_is_served_afterwards() {
     load.end();
 }
 
+/// A listener at all addresses that is passed on is in the way of one at a single address, unless it is closed first.
+#[test]
+fn connections_stay_if_another_address_is_configured() {
+    let mut manager = Manager::start("", ROOM);
+    let (mut load, address) = (Load::default(), manager.address());
+    load.add_worker(&manager, [5; 16]);
+    load.add_client(address, [5; 16]);
+    load.wait_for(2);
+    manager.listen = "0.0.0.0:0".to_owned();
+    manager.restart();
+    load.wait_for(2);
+    let port = manager.address().port();
+    manager.listen = format!("127.0.0.1:{port}");
+    manager.restart();
+    assert_eq!(manager.address().to_string(), manager.listen);
+    load.add_client(manager.address(), [5; 16]);
+    load.wait_for(2);
+    load.end();
+    assert_eq!(manager.log().matches("continues 1 connections").count(), 2);
+}
+
 /// Collects the names of everything in a state; numbers and texts do not matter, nor do the names of counters.
 fn form(value: &serde_json::Value, path: &str, paths: &mut BTreeSet<String>) {
     const COUNTS: [&str; 5] = [
