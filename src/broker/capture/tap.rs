@@ -19,7 +19,7 @@ use crate::fabric::{
     Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId, forward_fabric, iwarp,
 };
 use crate::sys::Memory;
-use crate::transport::Underway;
+use crate::transport::{Underway, ends_call};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::{NegotiateRequest, NegotiateResponse, STATUS_SUCCESS, VERSION};
 
@@ -202,7 +202,7 @@ impl<F: Fabric> Tap<F> {
         let outbox = Outbox::new(Arc::clone(&order.socket));
         let pcap = PcapWriter::blocks(outbox, interface, order.epoch);
         let mut running = Running {
-            capture: Capture::new(pcap).limit(order.shown),
+            capture: Capture::new(pcap).limit(order.shown, ends_call),
             order,
             interface,
             until: None,
@@ -365,7 +365,7 @@ impl<F: Fabric> Fabric for Tap<F> {
         target: RemoteAddress,
     ) -> Result<(), FabricError> {
         self.inner.post_write(conn, wr_id, source, target)?;
-        self.note(|capture| capture.write(conn, source, target));
+        self.note(|capture| capture.write(conn, wr_id, (source, target)));
         Ok(())
     }
 
