@@ -58,7 +58,7 @@ deb: ## build packages for Debian 12 and 13, in target/deb (KERNEL=1: smbdirect-
 test-deb: ## install, use, upgrade and purge the packages in a fresh Debian (SUITE=bookworm or trixie; as root)
 	@tools/deb.sh test
 
-deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (about an hour; as root)
+deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (an hour or more; as root)
 	@tools/deb_samba.sh build
 
 test-deb-samba: ## install, serve with, update and purge these packages in a fresh Debian 13 (as root)
