@@ -407,7 +407,8 @@ fn shows_a_connection_that_is_under_way() {
         .unwrap();
     for packet in &packets {
         let age = now.as_secs_f64() - packet[6].parse::<f64>().expect("a time");
-        assert!((-1.0..60.0).contains(&age), "{age}");
+        // tshark may have taken a while.
+        assert!((-1.0..600.0).contains(&age), "{age}");
     }
 }
 
@@ -453,7 +454,6 @@ fn a_read_from_before_the_capture_does_not_take_the_place_of_a_later_one() {
 }
 
 #[test]
-#[test]
 fn many_small_transfers_of_a_request_show_no_more_than_a_large_one() {
     let mut pair = Pair::new();
     pair.window.memory.write(0, &content(BULK)).unwrap();
@@ -497,6 +497,7 @@ fn many_small_transfers_of_a_request_show_no_more_than_a_large_one() {
     }
 }
 
+#[test]
 fn shows_all_data_if_asked_and_a_new_connection_from_its_beginning() {
     let daemon = Daemon::start(&[]);
     let capture = Capture::begin(&daemon, "127.0.0.1", &["--bytes", "all"]);
