@@ -62,7 +62,7 @@ test-systemd: ## restart, reload and upgrade the package under load, in a Debian
 	@tools/samba.sh build
 	@tools/deb.sh systemd
 
-deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (about an hour; as root)
+deb-samba: ## build Debian 13's samba with SMB Direct, in target/deb-samba (an hour or more; as root)
 	@tools/deb_samba.sh build
 
 test-deb-samba: ## install, serve with, update and purge these packages in a fresh Debian 13 (as root)

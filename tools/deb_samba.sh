@@ -229,7 +229,7 @@ install_dependencies() {
 
 compile() {
     local jobs=${JOBS:-$(nproc)}
-    say "building samba $debian_version+0smbdirect$number: the first time about an hour on two processors ($cache/build.log)"
+    say "building samba $debian_version+0smbdirect$number: the first time 80 minutes on two busy processors ($cache/build.log)"
     in_root "$root" env PATH=/usr/lib/ccache:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
         CCACHE_DIR=/build/ccache CCACHE_MAXSIZE=4G CCACHE_BASEDIR=/build/samba CCACHE_NOHASHDIR=1 \
         DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:-nocheck noautodbgsym} parallel=$jobs" \

@@ -477,7 +477,7 @@ struct smbdirect_events_request {
 struct smbdirect_capture_request {
 	/* The client's address. IPv4 is mapped into IPv6. */
 	__u8 address[16];
-	/* The number of bytes of each RDMA transfer, and of the file data in each message, to capture. */
+	/* The number of bytes to capture of what RDMA moves for each request, and of the file data in each message. */
 	__u32 bytes;
 	/* The client's port, for one existing connection; 0 for all connections of the client, existing and future. */
 	__u16 port;

@@ -91,12 +91,15 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Gives the sockets to this group, instead of the old one.
+    /// Gives the sockets to this group, instead of the old one. If that fails, all of them stay with the old one.
     fn share(&self, group: u32) -> io::Result<()> {
+        let before = self.status.access()?;
         self.status.share(group)?;
-        self.metrics_socket
-            .as_ref()
-            .map_or(Ok(()), |socket| socket.share(group))
+        let shared = match &self.metrics_socket {
+            Some(socket) => socket.share(group),
+            None => Ok(()),
+        };
+        shared.inspect_err(|_| self.status.restore(before))
     }
 }
 
@@ -417,6 +420,9 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::sys::SeqSocket;
 
@@ -436,6 +442,32 @@ mod tests {
         let told: Vec<bool> = theirs.iter().map(is_told).collect();
         assert_eq!(told[..3], [true, true, false]);
         assert!(!told[2..].contains(&true));
+    }
+
+    #[test]
+    fn sockets_that_cannot_all_be_shared_stay_as_they_were() {
+        let path = |name: &str| {
+            let name = format!("smbdirect-observers-{}-{name}", std::process::id());
+            std::env::temp_dir().join(name)
+        };
+        let (status, metrics) = (path("status"), path("metrics"));
+        let listeners = Listeners {
+            status: Arc::new(ControlSocket::bind(&status).unwrap()),
+            metrics: None,
+            metrics_socket: Some(ControlSocket::bind_stream(&metrics).unwrap()),
+        };
+        let mode = || fs::metadata(&status).unwrap().mode() & 0o777;
+        let group = rustix::process::getegid().as_raw();
+        // What is not there cannot be given to a group.
+        fs::remove_file(&metrics).unwrap();
+        assert!(listeners.share(group).is_err());
+        assert_eq!(mode(), 0o600);
+        let listeners = Listeners {
+            metrics_socket: None,
+            ..listeners
+        };
+        listeners.share(group).unwrap();
+        assert_eq!(mode(), 0o660);
     }
 
     #[test]

@@ -279,6 +279,8 @@ fn reason(error: SettingsError) -> String {
             error.to_string()
         }
         SettingsError::Syntax { message, .. } => message,
+        // These are about files alone.
+        error @ (SettingsError::TooLong | SettingsError::NotText { .. }) => error.to_string(),
     }
 }
 

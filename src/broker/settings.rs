@@ -76,10 +76,40 @@ pub enum SettingsError {
     /// A default is out of range because of values in the file.
     #[error("{0}")]
     Default(OutOfRange),
+    /// The file is longer than [`Settings::LONGEST_FILE`].
+    #[error("the file is longer than {} MiB, so it is not a configuration of smbdirectd", Settings::LONGEST_FILE >> 20)]
+    TooLong,
+    /// The file is not UTF-8.
+    #[error("line {line}: this is not text in UTF-8")]
+    NotText {
+        /// The number of the line, counted from 1.
+        line: usize,
+    },
 }
 
 impl Settings {
-    /// Reads a configuration file and checks all values.
+    /// Length of the longest configuration file, in bytes: many times what all keys with all addresses need.
+    pub const LONGEST_FILE: usize = 1 << 20;
+
+    /// Reads the bytes of a configuration file, as [`parse`](Self::parse) does. A caller need not read more than one
+    /// byte beyond [`LONGEST_FILE`](Self::LONGEST_FILE).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse). [`SettingsError::TooLong`], [`SettingsError::NotText`].
+    pub fn parse_file(bytes: &[u8]) -> Result<Self, SettingsError> {
+        if bytes.len() > Self::LONGEST_FILE {
+            return Err(SettingsError::TooLong);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let text = bytes.iter().take(error.valid_up_to());
+            let line = 1 + text.filter(|byte| **byte == b'\n').count();
+            SettingsError::NotText { line }
+        })?;
+        Self::parse(text)
+    }
+
+    /// Reads the text of a configuration file and checks all values.
     ///
     /// # Errors
     ///

@@ -538,7 +538,7 @@ pub struct EventsRequest {
 pub struct CaptureRequest {
     /// The client's address. IPv4 is mapped into IPv6.
     pub address: [u8; 16],
-    /// The number of bytes of each RDMA transfer, and of the file data in each message, to capture.
+    /// The number of bytes to capture of what RDMA moves for each request, and of the file data in each message.
     pub bytes: u32,
     /// The client's port, for one existing connection; 0 for all connections of the client, existing and future.
     pub port: u16,

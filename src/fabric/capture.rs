@@ -6,8 +6,8 @@
 //! numbers from 1, and an STag and offset for the sink of an RDMA READ. Only things that the trait shows
 //! are captured: posted work and its completion.
 //!
-//! A capture may begin in the middle of a connection ([`Capture::join`]), and may show only the first bytes of each RDMA
-//! transfer ([`Capture::limit`]) and edited messages ([`Edit`]).
+//! A capture may begin in the middle of a connection ([`Capture::join`]), and may show only the first bytes that RDMA
+//! moves for each operation ([`Capture::limit`]) and edited messages ([`Edit`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
@@ -50,8 +50,10 @@ pub(crate) struct Capture<W> {
     pcap: PcapWriter<W>,
     now: Instant,
     ends: HashMap<ConnId, End>,
-    /// Number of bytes of each RDMA transfer to capture.
+    /// Number of bytes that RDMA moves for each operation to capture.
     shown: u32,
+    /// Returns whether a work request is the last one of its operation.
+    is_last: fn(WrId) -> bool,
     /// The next port for clients whose address the trait does not reveal.
     next_port: u16,
 }
@@ -75,7 +77,19 @@ struct End {
     reads: VecDeque<Option<(Memory, Sge, Tagged)>>,
     sent: Numbers,
     received: Numbers,
+    /// Number of bytes captured of the RDMA WRITEs of the operation that is under way, and of its RDMA READs. One
+    /// operation may have thousands of them, each with a few bytes.
+    written: u32,
+    read: u32,
     edit: Option<Edit>,
+}
+
+/// Returns how many of `length` bytes are captured, if `already` bytes of the operation are, and counts them.
+fn take(already: &mut u32, length: u32, shown: u32, is_last: bool) -> u32 {
+    let taken = length.min(shown.saturating_sub(*already));
+    // Both are at most `shown` in sum.
+    *already = if is_last { 0 } else { *already + taken };
+    taken
 }
 
 /// The message sequence numbers of the latest messages in one direction (RFC 5041, 4.3).
@@ -99,6 +113,8 @@ impl End {
             reads: VecDeque::new(),
             sent: Numbers::default(),
             received: Numbers::default(),
+            written: 0,
+            read: 0,
             edit: None,
         }
     }
@@ -137,6 +153,7 @@ impl<W: Write> Capture<W> {
             now: Instant::ZERO,
             ends: HashMap::new(),
             shown: u32::MAX,
+            is_last: |_| true,
             next_port: 49152,
         }
     }
@@ -265,10 +282,11 @@ impl<W: Write> Capture<W> {
 /// The functions for captures that do not have everything of a connection.
 #[cfg(feature = "broker")]
 impl<W: Write> Capture<W> {
-    /// Captures only this many bytes of each RDMA transfer: the transfer looks as if it had no more, and a comment on the
-    /// packet has its length.
-    pub(crate) fn limit(mut self, shown: u32) -> Self {
-        self.shown = shown;
+    /// Captures only this many bytes of all that RDMA moves for an operation, whose last work request is the one for
+    /// which `is_last` is true: a transfer with more looks as if it had no more, and a comment on the packet has its
+    /// length.
+    pub(crate) fn limit(mut self, shown: u32, is_last: fn(WrId) -> bool) -> Self {
+        (self.shown, self.is_last) = (shown, is_last);
         self
     }
 
@@ -383,13 +401,14 @@ impl<W: Write> Capture<W> {
     pub(crate) fn write(
         &mut self,
         conn: ConnId,
-        source: Sge,
-        target: RemoteAddress,
+        wr_id: WrId,
+        (source, target): (Sge, RemoteAddress),
     ) -> io::Result<()> {
-        let Some(end) = self.ends.get(&conn) else {
+        let (shown, is_last) = (self.shown, (self.is_last)(wr_id));
+        let Some(end) = self.ends.get_mut(&conn) else {
             return Ok(());
         };
-        let length = source.length.min(self.shown);
+        let length = take(&mut end.written, source.length, shown, is_last);
         let (bytes, direction) = (end.bytes(Sge { length, ..source }), end.sends);
         let to = Tagged {
             stag: target.token.0,
@@ -451,20 +470,24 @@ impl<W: Write> Capture<W> {
         conn: ConnId,
         (wr_id, work, succeeded): (WrId, Work, bool),
     ) -> io::Result<()> {
-        let shown = self.shown;
+        let (shown, is_last) = (self.shown, (self.is_last)(wr_id));
         let Some(end) = self.ends.get_mut(&conn) else {
             return Ok(());
         };
         let arrives = end.sends.reverse();
         match work {
+            // The READs of a connection end in the order of posting.
             Work::Read => match end.reads.pop_front() {
                 Some(Some((memory, sink, to))) if succeeded => {
-                    let length = sink.length.min(shown);
+                    let length = take(&mut end.read, sink.length, shown, is_last);
                     let bytes = copied(&memory, Sge { length, ..sink });
                     let data = (&bytes[..], sink.length);
                     self.write_tagged((conn, arrives), Opcode::ReadResponse, to, data)
                 }
-                _ => Ok(()),
+                _ => {
+                    take(&mut end.read, 0, shown, is_last);
+                    Ok(())
+                }
             },
             Work::Recv {
                 length,

@@ -527,7 +527,7 @@ impl<F: Fabric> Fabric for Fault<F> {
     ) -> Result<(), FabricError> {
         let post = |inner: &mut F| inner.post_write(conn, wr_id, source, target);
         if self.post(conn, wr_id, Work::Write, post)? {
-            self.captured(|capture| capture.write(conn, source, target));
+            self.captured(|capture| capture.write(conn, wr_id, (source, target)));
             self.cut_if_due(conn);
         }
         Ok(())

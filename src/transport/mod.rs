@@ -65,6 +65,8 @@ pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendEr
 pub use journal::Counters;
 pub use lines::Lines;
 pub use moving::Moving;
+#[cfg(feature = "broker")]
+pub(crate) use outgoing::ends_call;
 
 use admission::Admission;
 use connection::Connection;

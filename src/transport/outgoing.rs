@@ -36,7 +36,9 @@ fn length(wr_id: WrId) -> u64 {
     (wr_id.0 & !INVALIDATED) >> 1
 }
 
-fn is_last(wr_id: WrId) -> bool {
+/// Returns whether a work request, except a receive, is the last one of a call of the owner: the last fragment of a
+/// message, or the last transfer of an RDMA READ or WRITE with many descriptors.
+pub(crate) fn ends_call(wr_id: WrId) -> bool {
     wr_id.0 & 1 != 0
 }
 
@@ -281,10 +283,10 @@ impl SendQueue {
     ) {
         if result.is_ok() {
             traffic.inline_bytes_out += length(wr_id);
-            traffic.messages_out += u64::from(is_last(wr_id));
+            traffic.messages_out += u64::from(ends_call(wr_id));
             traffic.invalidations_out += u64::from(wr_id.0 & INVALIDATED != 0);
         }
-        if !is_last(wr_id) {
+        if !ends_call(wr_id) {
             return;
         }
         let Some(cookie) = self.sending.pop_front() else {
@@ -310,7 +312,7 @@ impl SendQueue {
         if result.is_ok() {
             traffic.rdma_write_bytes += length(wr_id);
         }
-        if is_last(wr_id) {
+        if ends_call(wr_id) {
             let Some(cookie) = self.writing.pop_front() else {
                 return;
             };
@@ -470,7 +472,7 @@ impl ReadQueue {
         if result.is_ok() {
             traffic.rdma_read_bytes += length(wr_id);
         }
-        if is_last(wr_id) {
+        if ends_call(wr_id) {
             let Some(cookie) = self.reading.pop_front() else {
                 return;
             };

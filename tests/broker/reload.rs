@@ -13,7 +13,7 @@ use crate::raw::Raw;
 use crate::scene::{Scene, negotiate};
 
 /// Changes the configuration of a running broker.
-fn reload(scene: &mut Scene, change: impl FnOnce(&mut Config)) {
+pub(crate) fn reload(scene: &mut Scene, change: impl FnOnce(&mut Config)) {
     let settings = |broker: &Config| Settings {
         broker: broker.clone(),
         ..Settings::default()

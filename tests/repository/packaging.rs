@@ -20,15 +20,22 @@ fn program(file: &Path, text: &str) {
     assert!(status.success(), "{}", file.display());
 }
 
-/// Returns what the script says if this version of Samba is installed, and apt knows these.
-fn said(directory: &Path, installed: &str, known: &[&str]) -> String {
+/// Returns what the script says if this version of Samba is installed, and apt knows these with these priorities.
+fn said(directory: &Path, installed: &str, known: &[(&str, i32)]) -> String {
     let query = format!("#!/bin/sh\nprintf '%s' '{installed}'\n");
     program(&directory.join("dpkg-query"), &query);
-    let lines = known
-        .iter()
-        .map(|version| format!("echo ' samba | {version} | http://mirror trixie/main'\n"));
+    let lines = known.iter().map(|(version, priority)| {
+        let mark = if *version == installed { "***" } else { "   " };
+        format!(
+            " {mark} {version} {priority}\n        500 http://mirror trixie/main amd64 Packages\n"
+        )
+    });
     let lines: Vec<String> = lines.collect();
-    let cache = format!("#!/bin/sh\n{}", lines.concat());
+    let cache = format!(
+        "#!/bin/sh\n[ \"$*\" = 'policy samba' ] || exit 1\ncat <<'END'\nsamba:\n  Installed: {installed}\n  \
+         Candidate: {installed}\n  Version table:\n{}END\n",
+        lines.concat()
+    );
     program(&directory.join("apt-cache"), &cache);
     let path = env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", directory.display());
@@ -70,7 +77,15 @@ fn apt_update_tells_of_each_newer_samba_that_lacks_smb_direct() {
         ),
         (&[ours, "2:4.21.9-1"], None),
     ] {
-        let said = said(&directory, ours, known);
+        let priority = |version: &str| {
+            if version.contains("+0smbdirect") {
+                995
+            } else {
+                500
+            }
+        };
+        let known: Vec<_> = known.iter().map(|it| (*it, priority(it))).collect();
+        let said = said(&directory, ours, &known);
         let Some(newer) = newer else {
             assert_eq!(said, "", "{known:?}");
             continue;
@@ -78,5 +93,14 @@ fn apt_update_tells_of_each_newer_samba_that_lacks_smb_direct() {
         let line = format!("there is a newer Samba without SMB Direct, {newer}. ");
         assert!(said.contains(&line), "{known:?}: {said}");
     }
+    // apt installs these only if a person asks for them: from backports, from experimental, and what is kept out.
+    let known = [
+        (ours, 995),
+        ("2:4.23.1-1~bpo13+1", 100),
+        ("2:4.24.0-1", 1),
+        ("2:4.25.0-1", -1),
+        ("2:4.22.8-1", 500),
+    ];
+    assert_eq!(said(&directory, ours, &known), "");
     fs::remove_dir_all(&directory).expect("the directory goes away");
 }

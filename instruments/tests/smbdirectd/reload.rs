@@ -139,6 +139,7 @@ fn a_wrong_file_changes_nothing_and_is_named_with_its_line() {
         ),
         ("listen = [\n\"localhost\"]", "line 2 (`\"localhost\"]`)"),
         ("listen = [", "line 1"),
+        ("", "the file is empty now"),
     ] {
         let said = daemon.reload(text);
         let begin = "the new configuration is wrong, and was not loaded: ";

@@ -16,7 +16,7 @@ use instruments::peer::Peer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 /// What switches to the alternate screen, and back.
 const SWITCHES: [&str; 2] = ["\x1b[?1049h", "\x1b[?1049l"];
@@ -139,9 +139,8 @@ impl Top {
         let [to, back] = SWITCHES.map(|switch| self.sent.rfind(switch));
         assert!(to.is_some() && back > to, "{:?}", self.sent);
         assert!(self.sent.ends_with(SWITCHES[1]), "{:?}", self.sent);
-        assert_eq!(
-            self.sent.matches("\x1b[?25l").count(),
-            self.sent.matches("\x1b[?25h").count(),
+        assert!(
+            self.sent.rfind("\x1b[?25l") < self.sent.rfind("\x1b[?25h"),
             "the cursor"
         );
         status
@@ -262,6 +261,33 @@ fn signals_end_it_and_leave_the_terminal_as_it_was() {
         kill_process(pid, signal).expect("a signal");
         assert!(top.end().success(), "{signal:?}");
     }
+}
+
+#[test]
+fn takes_the_terminal_again_after_a_stop_that_it_could_not_prepare_for() {
+    let daemon = Daemon::start(&[]);
+    let mut top = Top::start(&daemon.control, "0.1", &[]);
+    top.wait("rates", |screen| screen.contains("software: 0 B/s in"));
+    assert!(top.is_raw());
+    let mut usual = tcgetattr(&top.terminal).expect("modes");
+    usual.local_modes |= LocalModes::ICANON | LocalModes::ECHO;
+    let pid = Pid::from_child(&top.child);
+    kill_process(pid, Signal::STOP).expect("a signal");
+    // As a shell does. Most of them also draw something.
+    tcsetattr(&top.terminal, OptionalActions::Now, &usual).expect("modes");
+    top.read();
+    let before = top.sent.matches(SWITCHES[0]).count();
+    kill_process(pid, Signal::CONT).expect("a signal");
+    let end = Instant::now() + TIMEOUT;
+    while !top.is_raw() || top.sent.matches(SWITCHES[0]).count() == before {
+        assert!(Instant::now() < end, "the terminal is the shell's still");
+        top.read();
+    }
+    top.lines.clear();
+    top.draw();
+    top.wait("rates", |screen| screen.contains("software: 0 B/s in"));
+    top.press("q");
+    assert!(top.end().success());
 }
 
 #[test]

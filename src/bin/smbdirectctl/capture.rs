@@ -36,7 +36,7 @@ pub(crate) struct Options {
     /// Write the capture to this file; - stands for standard output
     #[arg(long, short, value_name = "FILE")]
     write: PathBuf,
-    /// Capture this many bytes of each RDMA transfer and of the file data in each message, or all
+    /// Capture this many bytes of what RDMA moves for each request, and of the file data in each message, or all
     #[arg(long, value_name = "COUNT", default_value = "128", value_parser = parse_bytes)]
     bytes: u32,
     /// End the capture after this time

@@ -6,7 +6,7 @@
 //! process, and if one of the session's channels comes from the address and port of the connection's client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -66,19 +66,19 @@ pub(crate) fn ask(device: &Device) -> Result<Sessions, String> {
 /// this is the first smbstatus in the path.
 fn ask_of(root: &Path, device: &Device) -> Result<Sessions, String> {
     let listener = device.listener().map(|listener| listener.pid);
-    let (program, config) = match listener {
+    let mut arguments = ["--json", "--processes"].map(OsString::from).to_vec();
+    let program = match listener {
         Some(pid) => {
             let smbd = programs::attached(root, pid)?;
-            let program = programs::companion("smbstatus", &smbd, false)?;
-            (program, programs::config_of(root, pid)?)
+            arguments.extend(programs::options_of(root, pid));
+            if let Some(config) = programs::config_of(root, pid)? {
+                arguments.extend([OsString::from("-s"), config.into_os_string()]);
+            }
+            programs::companion("smbstatus", &smbd, false)?
         }
-        None => (programs::find("smbstatus"), None),
+        None => programs::find("smbstatus"),
     };
     let program = program.ok_or(NO_SMBSTATUS)?;
-    let mut arguments = vec![OsStr::new("--json"), OsStr::new("--processes")];
-    if let Some(config) = &config {
-        arguments.extend([OsStr::new("-s"), config.as_os_str()]);
-    }
     let said = programs::output(&program, &arguments)?;
     let said = said.ok_or_else(|| format!("{} failed", program.display()))?;
     read(&said)
@@ -216,9 +216,10 @@ mod tests {
         machine.process(99, &smbd);
         let config = machine.file("etc/smb.conf", "");
         let config = config.display();
-        machine.file("proc/99/cmdline", &format!("smbd\0-s\0{config}\0"));
+        let line = format!("smbd\0--option=state directory=/s\0-s\0{config}\0");
+        machine.file("proc/99/cmdline", &line);
         let script = format!(
-            "[ \"$*\" = '--json --processes -s {config}' ] && cat <<'END'\n{SESSIONS}\nEND"
+            "[ \"$*\" = '--json --processes --option=state directory=/s -s {config}' ] && cat <<'END'\n{SESSIONS}\nEND"
         );
         machine.program("bin/smbstatus", &script);
         let mut device = device();

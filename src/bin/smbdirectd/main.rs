@@ -2,6 +2,7 @@
 
 //! `smbdirectd`: the smbdirect device in user space. See smbdirectd(8).
 
+mod file;
 mod log;
 mod options;
 mod prepare;
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    let settings = options.settings()?;
+    let (settings, found) = options.settings()?;
     let filter = log::filter(&settings.log).map_err(Failure::Config)?;
     if options.check_config {
         let written = io::stdout().write_all(settings.to_toml().as_bytes());
@@ -63,6 +64,6 @@ fn run(options: &Options) -> Result<(), Failure> {
         return written.map_err(|error| Failure::Failed(format!("standard output: {error}")));
     }
     let log = log::start(filter, settings.log_format);
-    let reload = reload::Reload::new(options, settings.clone(), log);
+    let reload = reload::Reload::new(options, (settings.clone(), found), log);
     serve::serve(settings, reload).map_err(Failure::Failed)
 }

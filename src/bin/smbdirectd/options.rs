@@ -2,8 +2,6 @@
 
 //! The command line, and the settings that result from it and the configuration file.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +10,7 @@ use smbdirect::broker::{Listen, Settings};
 use smbdirect::fabric::FabricChoice;
 
 use super::Failure;
+use super::file::{ConfigFile, Found};
 
 #[cfg(test)]
 mod tests;
@@ -55,20 +54,28 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Returns the settings for the daemon.
+    /// Returns the settings for a daemon that starts, and what they are from.
     ///
     /// # Errors
     ///
     /// The error says what is wrong and where, as a message for people.
-    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
-        let (path, may_be_missing) = self.file();
-        let text = match fs::read_to_string(path) {
-            Err(error) if may_be_missing && error.kind() == ErrorKind::NotFound => String::new(),
-            result => result.map_err(|error| format!("{}: {error}", path.display()))?,
-        };
-        let file = Settings::parse(&text);
-        let mut settings =
-            file.map_err(|error| Failure::Config(format!("{}: {error}", path.display())))?;
+    pub(crate) fn settings(&self) -> Result<(Settings, Found), Failure> {
+        self.complete(self.file().read()?)
+    }
+
+    /// Returns the settings for a daemon that runs; `before` is what its settings are from.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`settings`](Self::settings), and of [`ConfigFile::read_again`].
+    pub(crate) fn settings_again(&self, before: Found) -> Result<(Settings, Found), Failure> {
+        self.complete(self.file().read_again(before)?)
+    }
+
+    fn complete(
+        &self,
+        (mut settings, found): (Settings, Found),
+    ) -> Result<(Settings, Found), Failure> {
         self.override_in(&mut settings);
         // The file was valid by itself, so the mistake is in an option.
         settings.validate().map_err(|error| {
@@ -76,31 +83,14 @@ impl Options {
             let is_option = options.contains(&error.key.as_str());
             Failure::Config(format!("{}{error}", if is_option { "--" } else { "" }))
         })?;
-        Ok(settings)
+        Ok((settings, found))
     }
 
-    /// Checks that the configuration file can be read without waiting for another process. A daemon that runs must not
-    /// wait: meanwhile, it would obey no signal, and the service manager would take it for dead.
-    ///
-    /// # Errors
-    ///
-    /// The file is a pipe, a terminal, or anything else that is not a file.
-    pub(crate) fn check_file(&self) -> Result<(), Failure> {
-        let (path, _) = self.file();
-        match fs::metadata(path) {
-            Ok(found) if !found.is_file() => Err(Failure::Config(format!(
-                "{}: this is not a regular file, which a reload needs",
-                path.display()
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the path of the configuration file, and whether the file may be missing.
-    fn file(&self) -> (&Path, bool) {
-        match &self.config {
-            Some(path) => (path.as_path(), false),
-            None => (Path::new(DEFAULT_FILE), true),
+    fn file(&self) -> ConfigFile<'_> {
+        let path = self.config.as_deref();
+        ConfigFile {
+            path: path.unwrap_or(Path::new(DEFAULT_FILE)),
+            may_be_missing: path.is_none(),
         }
     }
 

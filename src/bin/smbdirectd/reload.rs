@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use smbdirect::broker::{Broker, Plan, Problem, Settings};
 use tracing::{Level, enabled, error, info, warn};
 
+use super::file::Found;
 use super::log::{Change, filter};
 use super::options::Options;
 use super::serve::{fabric_config, not_started, notify, whereabouts};
@@ -18,16 +19,23 @@ pub(crate) struct Reload<'a> {
     options: &'a Options,
     /// The settings in effect, as the file and the command line had them.
     settings: Settings,
+    /// What the settings are from.
+    found: Found,
     change_log: Change,
     /// What the service manager shows besides the addresses.
     note: Option<String>,
 }
 
 impl<'a> Reload<'a> {
-    pub(crate) const fn new(options: &'a Options, settings: Settings, change_log: Change) -> Self {
+    pub(crate) const fn new(
+        options: &'a Options,
+        (settings, found): (Settings, Found),
+        change_log: Change,
+    ) -> Self {
         Self {
             options,
             settings,
+            found,
             change_log,
             note: None,
         }
@@ -68,8 +76,7 @@ impl<'a> Reload<'a> {
 
     /// Returns what could not be done, if there was anything.
     fn reload(&mut self, broker: &mut Broker) -> Result<Option<String>, Failure> {
-        self.options.check_file()?;
-        let wanted = self.options.settings()?;
+        let (wanted, found) = self.options.settings_again(self.found)?;
         filter(&wanted.log).map_err(Failure::Config)?;
         let plan = Plan::new(&self.settings, &wanted);
         let mut settings = plan.settings().clone();
@@ -121,7 +128,7 @@ impl<'a> Reload<'a> {
         if settings.broker != self.settings.broker {
             prepare::descriptors(&settings.broker);
         }
-        self.settings = settings;
+        (self.settings, self.found) = (settings, found);
         let all = [refusals, problems].concat();
         Ok((!all.is_empty()).then(|| all.join("; ")))
     }

@@ -49,7 +49,7 @@ pub(super) struct Order {
     /// The number of the process that asked for the capture.
     pub(super) process: u32,
     pub(super) target: Target,
-    /// Number of bytes of each RDMA transfer, and of the file data in each message, to capture.
+    /// Number of bytes to capture of what RDMA moves for each request, and of the file data in each message.
     pub(super) shown: u32,
     /// The time since 1970 at the broker's start.
     pub(super) epoch: Duration,

@@ -19,7 +19,7 @@ use crate::fabric::{
     Region, RegionId, RemoteAddress, Sge, SharedEpoll, Waitable, WrId, forward_fabric, iwarp,
 };
 use crate::sys::Memory;
-use crate::transport::Underway;
+use crate::transport::{Underway, ends_call};
 use crate::units::{Credits, Instant, RemoteToken};
 use crate::wire::{NegotiateRequest, NegotiateResponse, STATUS_SUCCESS, VERSION};
 
@@ -72,8 +72,11 @@ impl Running {
 
     /// Sends what waits, and returns whether the capture goes on.
     fn deliver(&mut self, now: Instant) -> bool {
-        let outbox = self.capture.writer_mut();
-        outbox.deliver();
+        // The process learns why there is nothing more, instead of waiting for what cannot come.
+        if let Err(error) = self.capture.writer_mut().deliver() {
+            self.finish(now, &format!("The capture cannot go on: {error}."));
+        }
+        let outbox = self.capture.writer();
         let is_over = self
             .until
             .is_some_and(|until| until <= now || outbox.is_empty());
@@ -202,7 +205,7 @@ impl<F: Fabric> Tap<F> {
         let outbox = Outbox::new(Arc::clone(&order.socket));
         let pcap = PcapWriter::blocks(outbox, interface, order.epoch);
         let mut running = Running {
-            capture: Capture::new(pcap).limit(order.shown),
+            capture: Capture::new(pcap).limit(order.shown, ends_call),
             order,
             interface,
             until: None,
@@ -365,7 +368,7 @@ impl<F: Fabric> Fabric for Tap<F> {
         target: RemoteAddress,
     ) -> Result<(), FabricError> {
         self.inner.post_write(conn, wr_id, source, target)?;
-        self.note(|capture| capture.write(conn, source, target));
+        self.note(|capture| capture.write(conn, wr_id, (source, target)));
         Ok(())
     }
 
@@ -463,5 +466,50 @@ impl<F: SharedEpoll> SharedEpoll for Tap<F> {
 
     fn ready(&mut self, keys: &mut Vec<u64>) {
         self.inner.ready(keys);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::Ipv4Addr;
+
+    use super::super::Target;
+    use super::*;
+    use crate::fabric::pcapng::Statistics;
+    use crate::sys::SeqSocket;
+
+    #[test]
+    fn a_capture_that_cannot_be_sent_ends_and_says_why() {
+        let (ours, theirs) = SeqSocket::pair().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, 1).unwrap();
+        let socket = Arc::new(ours);
+        let outbox = Outbox::new(Arc::clone(&socket));
+        let mut running = Running {
+            capture: Capture::new(PcapWriter::blocks(outbox, 0, Duration::ZERO)),
+            order: Arc::new(Order {
+                process: 1,
+                target: Target {
+                    address: Ipv4Addr::LOCALHOST.into(),
+                    port: None,
+                },
+                shown: 128,
+                epoch: Duration::ZERO,
+                socket,
+            }),
+            interface: 0,
+            until: None,
+        };
+        let block = [0; 10_000];
+        running.capture.writer_mut().write_all(&block).unwrap();
+        let now = Instant::ZERO;
+        assert!(running.deliver(now), "the last block is still to come");
+        assert!(!running.deliver(now));
+        let mut buffer = [0; 1000];
+        let received = theirs.receive(&mut buffer).unwrap();
+        let found: Vec<Statistics> = Statistics::all_in(&buffer[..received.length]).collect();
+        assert_eq!((found.len(), found[0].dropped), (1, 1));
+        let why = "no message of 10000 bytes (sysctl net.core.wmem_default)";
+        assert!(found[0].comment.contains(why), "{}", found[0].comment);
     }
 }

@@ -26,6 +26,13 @@ pub(in crate::broker) struct ControlSocket<L = SeqListener> {
     file: (u64, u64),
 }
 
+/// Who may connect to a socket besides its owner.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Access {
+    group: u32,
+    mode: u32,
+}
+
 impl ControlSocket {
     /// Listens at `path`. Replaces the socket of a dead broker, but not that of a living one.
     ///
@@ -104,15 +111,42 @@ impl<L> ControlSocket<L> {
         })
     }
 
-    /// Allows the members of a group to connect, too.
+    /// Allows the members of a group to connect, too, instead of those of an earlier group.
     ///
     /// # Errors
     ///
-    /// The system does not let this process give the file to that group.
+    /// The system does not let this process give the file to that group. Nothing has changed.
     pub(in crate::broker) fn share(&self, group: u32) -> io::Result<()> {
+        let before = self.access()?;
+        let shared = self.set_access(Access { group, mode: 0o660 });
+        shared.inspect_err(|_| self.restore(before))
+    }
+
+    /// Returns who may connect.
+    ///
+    /// # Errors
+    ///
+    /// The file is no longer there.
+    pub(in crate::broker) fn access(&self) -> io::Result<Access> {
+        let file = fs::symlink_metadata(&self.path)?;
+        Ok(Access {
+            group: file.gid(),
+            mode: file.mode() & 0o777,
+        })
+    }
+
+    /// Lets those connect who could do so before, as far as the system allows that.
+    pub(in crate::broker) fn restore(&self, before: Access) {
+        if let Err(error) = self.set_access(before) {
+            let (path, group) = (self.path.display(), before.group);
+            tracing::error!("{path} cannot be given back to the group {group}: {error}");
+        }
+    }
+
+    fn set_access(&self, access: Access) -> io::Result<()> {
         // No other user may change the directory, so the path still leads to this socket.
-        unix::fs::lchown(&self.path, None, Some(group))?;
-        fs::set_permissions(&self.path, Permissions::from_mode(0o660))
+        unix::fs::lchown(&self.path, None, Some(access.group))?;
+        fs::set_permissions(&self.path, Permissions::from_mode(access.mode))
     }
 }
 

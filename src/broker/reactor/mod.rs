@@ -79,6 +79,8 @@ pub(super) enum Command {
     Configure(Box<Tuning>),
     /// Listen on this address as well, and send back the address with its real port.
     Listen(Listen, Sender<Result<SocketAddr, FabricError>>),
+    /// Stop listening on the address that an earlier `Listen` has sent back too late.
+    TakeBack(Receiver<Result<SocketAddr, FabricError>>),
     /// Stop listening on these addresses; their connections continue.
     Unlisten(Vec<SocketAddr>),
     /// Clients may use these addresses of the machine, for existing and for future connections.
@@ -274,8 +276,13 @@ impl<F: Keep + Reconfigure> Reactor<F> {
                 self.sleeper = Sleeper::new(tuning.busy_poll);
             }
             Command::Listen(listen, answer) => {
-                // A thread that no longer waits for the answer sends `Unlisten` afterwards.
+                // A thread that no longer waits for the answer sends it back with `TakeBack`.
                 let _ = answer.try_send(listen_at(&listen, |address| shard.listen(address)));
+            }
+            Command::TakeBack(answer) => {
+                if let Ok(Ok(real)) = answer.try_recv() {
+                    shard.unlisten(&[real]);
+                }
             }
             Command::Unlisten(addresses) => shard.unlisten(&addresses),
             Command::AdmitAt(addresses) => shard.admit_at(&addresses),

@@ -184,7 +184,7 @@ impl Broker {
     }
 
     /// Lets all reactors of a fabric listen on an address, or none of them.
-    fn listen_as_well(
+    pub(super) fn listen_as_well(
         &self,
         listen: Listen,
         (may_listen, by): (&mut MayListen<'_>, Instant),
@@ -208,7 +208,11 @@ impl Broker {
             reactor.send(Command::Listen(at, sender));
             let real = match answer.recv_deadline(by) {
                 Ok(real) => real.map_err(|error| error.to_string()),
-                Err(_) => Err("the device is too busy to listen there: reload again".to_owned()),
+                Err(_) => {
+                    // Only the reactor will know which port stands for port 0.
+                    reactor.send(Command::TakeBack(answer));
+                    Err("the device is too busy to listen there: reload again".to_owned())
+                }
             };
             match real {
                 Ok(real) => at.address = real,

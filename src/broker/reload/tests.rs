@@ -3,10 +3,14 @@
 //! Tests which keys change, which need a restart, and which addresses come and go.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::time::{Duration, Instant};
 
 use super::listening::{Difference, difference, overlap};
 use super::*;
-use crate::fabric::FabricKind;
+use crate::broker::{Broker, Config, iwarp_config};
+use crate::fabric::{FabricKind, iwarp};
 
 fn settings(text: &str) -> Settings {
     Settings::parse(text).unwrap()
@@ -338,4 +342,63 @@ fn only_addresses_that_share_a_port_can_be_taken_for_those_of_others() {
         let [one, other] = [one, other].map(|text| text.parse().unwrap());
         assert_eq!(overlap(one, other), expected, "{one} {other}");
     }
+}
+
+/// Returns whether any socket of this machine listens on an address, whatever its port.
+fn is_listened_on(address: Ipv4Addr) -> bool {
+    // The kernel shows the address as the number that its bytes are in memory.
+    let shown = format!("{:08X}:", u32::from_ne_bytes(address.octets()));
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let mut lines = table.lines().map(|line| line.split_whitespace());
+    // The columns are: number, local address, remote address, state; 0A is LISTEN.
+    lines.any(|mut line| {
+        let is_local = line.nth(1).is_some_and(|local| local.starts_with(&shown));
+        is_local && line.nth(1) == Some("0A")
+    })
+}
+
+#[test]
+fn a_reactor_that_is_late_to_listen_on_a_free_port_stops_again() {
+    let name = format!("smbdirect-late-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o700).create(&directory).unwrap();
+    let config = Config {
+        listen: vec![Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+        control: directory.join("control"),
+        reactors: 2,
+        ..Config::default()
+    };
+    let iwarp = iwarp_config(&config);
+    let fabric = move |_| iwarp::Iwarp::new(iwarp).map_err(std::io::Error::other);
+    let broker = Broker::start(config, fabric).unwrap();
+    // No other test uses this address.
+    let address = Ipv4Addr::new(127, 77, 3, 9);
+    let listen = Listen::from(SocketAddr::from((address, 0)));
+    let listen = Listen {
+        fabric: Some(FabricKind::Software),
+        ..listen
+    };
+    let mut may_listen = |_: SocketAddr| Ok(());
+    let by = Instant::now() + Duration::from_secs(30);
+    let began = broker.listen_as_well(listen, (&mut may_listen, by));
+    assert_eq!(began.unwrap().asked, listen.address);
+    assert!(is_listened_on(address), "the test sees listeners");
+    let address = Ipv4Addr::new(127, 77, 3, 10);
+    let listen = Listen {
+        address: SocketAddr::from((address, 0)),
+        ..listen
+    };
+    // Nothing answers by a time that has passed, unless it is quicker than this thread.
+    let by = Instant::now() - Duration::from_secs(1);
+    if broker
+        .listen_as_well(listen, (&mut may_listen, by))
+        .is_err()
+    {
+        // The reactors answer after they have obeyed.
+        broker.status().unwrap();
+        assert!(!is_listened_on(address));
+    }
+    drop(broker);
+    std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -321,3 +321,20 @@ fn units_grow_with_the_largest_message_and_transfer() {
     let settings = Settings::parse(&text).expect("the settings");
     assert_eq!(settings.broker.memory.send.unit_length, 256 << 10);
 }
+
+#[test]
+fn a_file_has_a_limit_and_is_text() {
+    let mut longest = vec![b'#'; Settings::LONGEST_FILE];
+    assert_eq!(Settings::parse_file(&longest), Ok(Settings::default()));
+    longest.push(b'\n');
+    assert_eq!(Settings::parse_file(&longest), Err(SettingsError::TooLong));
+    let said = SettingsError::TooLong.to_string();
+    assert!(said.contains("longer than 1 MiB"), "{said}");
+    let binary = b"reactors = 1\n# \xff\n";
+    assert_eq!(
+        Settings::parse_file(binary),
+        Err(SettingsError::NotText { line: 2 })
+    );
+    let few = Settings::parse_file(b"reactors = 1\n").expect("the settings");
+    assert_eq!(few.broker.reactors, 1);
+}

@@ -24,7 +24,7 @@ pub struct Wanted {
     pub address: IpAddr,
     /// The client's port, for one existing connection; `None` for all connections of the client, existing and future.
     pub port: Option<u16>,
-    /// The number of bytes of each RDMA transfer, and of the file data in each message, to capture.
+    /// The number of bytes to capture of what RDMA moves for each request, and of the file data in each message.
     pub bytes: u32,
 }
 

@@ -7,20 +7,24 @@
 
 mod changes;
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::histogram::Histogram;
 use crate::options::{Operation, Transport};
-use crate::report::{self, Parameters, Report, Row, SCHEMA_VERSION};
+use crate::report::{self, Parameters, Report, Row, SCHEMA_VERSION, printable};
 
 pub(crate) use changes::{Change, Compared, Comparison, Verdict};
 
 /// The length of the longest file that is read, in bytes. A run with the default options makes less than one MiB.
-const LONGEST_FILE: u64 = 64 << 20;
+const LONGEST_FILE: u64 = 16 << 20;
+/// The largest number of cases in it. However short a case is in the file, its histogram takes 70 KiB of memory.
+const MOST_CASES: usize = 1024;
 /// Maximum value of the numbers that are compared: speeds in MB/s, latencies in microseconds.
 const MOST: f64 = 1e12;
 /// Why results of a different form cannot be compared.
@@ -46,6 +50,7 @@ struct Results {
     signed: bool,
     encrypted: bool,
     parameters: Parameters,
+    #[serde(deserialize_with = "cases")]
     cases: Vec<Case>,
 }
 
@@ -71,6 +76,33 @@ struct Run {
     megabytes_per_second: f64,
     latency_p50_microseconds: f64,
     latency_p99_microseconds: f64,
+}
+
+/// Reads cases up to the first that is too many.
+fn cases<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Case>, D::Error> {
+    struct Cases;
+    impl<'de> Visitor<'de> for Cases {
+        type Value = Vec<Case>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MOST_CASES} cases")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Vec<Case>, A::Error> {
+            let mut cases = Vec::new();
+            while cases.len() < MOST_CASES {
+                match all.next_element()? {
+                    Some(case) => cases.push(case),
+                    None => return Ok(cases),
+                }
+            }
+            match all.next_element::<IgnoredAny>()? {
+                Some(_) => Err(A::Error::invalid_length(MOST_CASES + 1, &self)),
+                None => Ok(cases),
+            }
+        }
+    }
+    deserializer.deserialize_seq(Cases)
 }
 
 /// What distinguishes a case from others.
@@ -242,11 +274,6 @@ fn name((operation, requested, depth, transport, channel, size): &Key) -> String
         operation.name(),
         report::size((*requested).into())
     )
-}
-
-/// Replaces control characters.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, "?")
 }
 
 impl Parameters {

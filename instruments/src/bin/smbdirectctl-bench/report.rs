@@ -17,6 +17,13 @@ use crate::options::{Operation, Transport};
 use crate::server::{Server, Used};
 use crate::timeline::Series;
 
+/// Replaces characters that control a terminal, or the direction in which it shows a text.
+pub(crate) fn printable(text: &str) -> String {
+    let is_foreign =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(is_foreign, "?")
+}
+
 /// The version of the form of the JSON. It rises if a member changes its meaning or goes away, not if one is added.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
@@ -141,7 +148,7 @@ impl Report {
             share: share.to_owned(),
             smb_direct: None,
             fabric: None,
-            smbdirectd_version: server.device_version().map(str::to_owned),
+            smbdirectd_version: server.device_version(),
             dialect: match tcp.negotiated().dialect {
                 Dialect::Smb300 => "3.0",
                 Dialect::Smb302 => "3.0.2",

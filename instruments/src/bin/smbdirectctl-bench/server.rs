@@ -15,6 +15,8 @@ use serde::Deserialize;
 use smbdirect::device;
 use smbdirect::fabric::FabricKind;
 
+use crate::report::printable;
+
 /// How long the device may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,9 +82,11 @@ impl Server {
         }
     }
 
-    /// Returns the version of the device.
-    pub(crate) fn device_version(&self) -> Option<&str> {
-        self.status.as_ref().map(|status| status.version.as_str())
+    /// Returns the version of the device, which comes from another process.
+    pub(crate) fn device_version(&self) -> Option<String> {
+        self.status
+            .as_ref()
+            .map(|status| printable(&status.version))
     }
 
     /// Returns the port at which the device serves an address of this machine, by this fabric if one is asked for.
@@ -223,6 +227,16 @@ mod tests {
         let status: Status = serde_json::from_str(status).unwrap();
         let port = |address: &str| port_in(&status, address.parse().unwrap(), None);
         assert_eq!((port("10.1.2.3"), port("::1")), (Some(7000), None));
+    }
+
+    #[test]
+    fn the_version_of_the_device_cannot_control_a_terminal() {
+        let status = r#"{"version": "1\u001b[2J\u009b2J\u202e3"}"#;
+        let server = Server {
+            status: serde_json::from_str(status).unwrap(),
+            ..Server::default()
+        };
+        assert_eq!(server.device_version().unwrap(), "1?[2J?2J?3");
     }
 
     #[test]

@@ -265,3 +265,44 @@ fn the_script_is_printed_and_its_output_is_a_report() {
         assert_eq!(output.status.code(), Some(2), "{output:?}");
     }
 }
+
+#[test]
+fn the_script_tells_a_name_without_an_address_from_a_refused_connection() {
+    let directory = Directory::new();
+    let mut script = Command::new(&*SMBDIRECTCTL);
+    let script = script.args(["doctor", "--client-script", "linux"]).output();
+    let script = directory.file("check.sh", &stdout(&script.expect("it runs")));
+    let path = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{path}", directory.0.display());
+    // What bash says about a connection that fails, with glibc and with musl.
+    for (said, answer) in [
+        ("srv: line 1: srv: Name or service not known", "unresolved"),
+        (
+            "srv: line 1: srv: Temporary failure in name resolution",
+            "unresolved",
+        ),
+        (
+            "srv: line 1: srv: No address associated with hostname",
+            "unresolved",
+        ),
+        ("srv: srv: Name does not resolve", "unresolved"),
+        ("srv: srv: Try again", "unresolved"),
+        ("srv: connect: Connection refused", "refused"),
+        ("srv: connect: No route to host", "refused"),
+    ] {
+        let bash = directory.0.join("bash");
+        // Another process writes the program, so that this one never has it open for writing.
+        let mut write = Command::new("sh");
+        write.args(["-c", "printf '%s' \"$1\" >\"$0\" && chmod 755 \"$0\""]);
+        write
+            .arg(&bash)
+            .arg(format!("#!/bin/sh\necho '{said}' >&2\nexit 1\n"));
+        assert!(write.status().expect("sh runs").success());
+        let mut check = Command::new("sh");
+        let check = check.arg(&script).arg("srv").env("PATH", &path).output();
+        let report: Value =
+            serde_json::from_slice(&check.expect("sh runs").stdout).expect("a report");
+        assert_eq!(report["server"]["tcp_5445"], answer, "{said}");
+        assert_eq!(report["server"]["tcp_445"], answer, "{said}");
+    }
+}

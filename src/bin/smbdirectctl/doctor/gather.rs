@@ -7,7 +7,7 @@
 //! connections of [probe](super::probe) reach the network.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{self, Path, PathBuf};
@@ -108,10 +108,13 @@ fn samba(root: &Path, options: &Options, facts: &mut Facts) {
     let listener = facts.device.as_ref().and_then(listener);
     let attached = listener.map(|pid| programs::attached(root, pid));
     let absolute = |named: &Path| path::absolute(named).map(Some).map_err(|e| e.to_string());
-    let config = match (&options.smb_conf, listener, &attached) {
-        (Some(named), _, _) => absolute(named),
-        (None, Some(pid), Some(Ok(_))) => programs::config_of(root, pid),
-        _ => Ok(None),
+    let (config, given) = match (&options.smb_conf, listener, &attached) {
+        (Some(named), _, _) => (absolute(named), Vec::new()),
+        (None, Some(pid), Some(Ok(_))) => (
+            programs::config_of(root, pid),
+            programs::options_of(root, pid),
+        ),
+        _ => (Ok(None), Vec::new()),
     };
     let smbd = match (&options.smbd, attached) {
         (Some(named), _) => absolute(named),
@@ -122,7 +125,11 @@ fn samba(root: &Path, options: &Options, facts: &mut Facts) {
         Ok(Some((path, smbd))) => {
             facts.smbd = Some(smbd);
             let is_named = options.smbd.is_some();
-            match config.and_then(|config| parameters(&path, is_named, config.as_deref())) {
+            let read = |config: Option<PathBuf>| {
+                let arguments = given.into_iter().chain(config.map(PathBuf::into_os_string));
+                parameters(&path, is_named, arguments)
+            };
+            match config.and_then(read) {
                 Ok(samba) => facts.samba = samba,
                 Err(reason) => drop(facts.unknown.insert("smb.conf", reason)),
             }
@@ -164,18 +171,18 @@ fn examine(path: PathBuf) -> Result<Option<(PathBuf, Smbd)>, String> {
     }))
 }
 
-/// Returns the parameters of `[global]`, from the testparm that belongs to this smbd.
+/// Returns the parameters of `[global]`, from the testparm that belongs to this smbd. The last of the arguments may be the
+/// configuration file.
 fn parameters(
     smbd: &Path,
     is_named: bool,
-    config: Option<&Path>,
+    arguments: impl Iterator<Item = OsString>,
 ) -> Result<Option<BTreeMap<String, String>>, String> {
     let Some(testparm) = programs::companion("testparm", smbd, is_named)? else {
         return Ok(None);
     };
-    let arguments = ["--suppress-prompt", "--verbose"].map(OsStr::new);
-    let arguments = arguments.into_iter().chain(config.map(Path::as_os_str));
-    let arguments: Vec<&OsStr> = arguments.collect();
+    let usual = ["--suppress-prompt", "--verbose"].map(OsString::from);
+    let arguments: Vec<OsString> = usual.into_iter().chain(arguments).collect();
     let text = programs::output(&testparm, &arguments)?;
     Ok(text.map(|text| global(&text)))
 }

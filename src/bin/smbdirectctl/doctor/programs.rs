@@ -10,10 +10,10 @@
 //! choice of the user who runs the doctor.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -144,8 +144,7 @@ pub(crate) fn attached(root: &Path, pid: i32) -> Result<PathBuf, String> {
 /// The error says why the file is not to be read, as a message for people.
 pub(crate) fn config_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, String> {
     let process = root.join(format!("proc/{pid}"));
-    let line = fs::read(process.join("cmdline")).unwrap_or_default();
-    let Some(mut config) = named_config(&line) else {
+    let Some(mut config) = named_config(&command_line(root, pid)) else {
         return Ok(None);
     };
     if config.is_relative() {
@@ -154,6 +153,29 @@ pub(crate) fn config_of(root: &Path, pid: i32) -> Result<Option<PathBuf>, String
         config = directory.join(config);
     }
     trusted(&config).map(Some)
+}
+
+/// Returns the parameters that an attached smbd was given on its command line, as testparm and smbstatus take them:
+/// `--option=smb direct=yes`. They go before those of the configuration file.
+pub(crate) fn options_of(root: &Path, pid: i32) -> Vec<OsString> {
+    let line = command_line(root, pid);
+    let mut words = line.split(|byte| *byte == 0);
+    let mut options = Vec::new();
+    while let Some(word) = words.next() {
+        let option = match word {
+            b"--option" => words.next(),
+            word => word.strip_prefix(b"--option="),
+        };
+        if let Some(option) = option {
+            options.push(OsString::from_vec([b"--option=", option].concat()));
+        }
+    }
+    options
+}
+
+/// Returns the words of a process's command line, each with a zero byte at its end.
+fn command_line(root: &Path, pid: i32) -> Vec<u8> {
+    fs::read(root.join(format!("proc/{pid}/cmdline"))).unwrap_or_default()
 }
 
 /// Returns the configuration file in the command line of an smbd.

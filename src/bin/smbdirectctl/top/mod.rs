@@ -28,7 +28,7 @@ use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::{flag, low_level::pipe};
 use smbdirect::device::DEFAULT_PATH;
 
@@ -114,7 +114,9 @@ fn show(options: &Options, device: Device) -> io::Result<()> {
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&is_ending))?;
     }
-    for signal in [SIGHUP, SIGINT, SIGTERM, SIGWINCH] {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    flag::register(SIGCONT, Arc::clone(&goes_on))?;
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGWINCH, SIGCONT] {
         pipe::register(signal, ringer.try_clone()?)?;
     }
     let source = Arc::new(Source {
@@ -136,6 +138,9 @@ fn show(options: &Options, device: Device) -> io::Result<()> {
     let mut terminal = open()?;
     let mut typed = Vec::new();
     loop {
+        if goes_on.swap(false, Ordering::Relaxed) {
+            terminal.take()?;
+        }
         let size = terminal.size();
         let screen = draw(&scene, &view, size);
         view.fit(screen.rows, screen.page);
@@ -180,6 +185,8 @@ fn show(options: &Options, device: Device) -> io::Result<()> {
                 Action::Suspend => {
                     drop(terminal);
                     kill_process(getpid(), Signal::TSTP)?;
+                    // What opens the terminal now need not be done once more.
+                    goes_on.store(false, Ordering::Relaxed);
                     terminal = open()?;
                 }
             }

@@ -74,8 +74,6 @@ impl Terminal {
             }));
         });
         let modes = tcgetattr(input)?;
-        let mut raw = modes.clone();
-        raw.make_raw();
         let output = File::from(output.try_clone_to_owned()?);
         *saved() = Some(Saved {
             input: input.try_clone_to_owned()?,
@@ -87,9 +85,19 @@ impl Terminal {
             output,
             has_colours,
         };
-        tcsetattr(input, OptionalActions::Flush, &raw)?;
-        terminal.output.write_all(ENTER.as_bytes())?;
+        terminal.take()?;
         Ok(terminal)
+    }
+
+    /// Takes over the terminal again after this program was stopped without a chance to restore it (SIGSTOP): a shell
+    /// that had the terminal meanwhile has set its own modes.
+    pub(super) fn take(&mut self) -> io::Result<()> {
+        if let Some(saved) = &*saved() {
+            let mut raw = saved.modes.clone();
+            raw.make_raw();
+            tcsetattr(&saved.input, OptionalActions::Flush, &raw)?;
+        }
+        self.output.write_all(ENTER.as_bytes())
     }
 
     /// Returns the terminal's size at this moment.

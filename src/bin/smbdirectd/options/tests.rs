@@ -36,7 +36,7 @@ fn options_go_before_the_file() {
         "before",
         "listen = [\"10.0.0.1\"]\nlog = \"debug\"\nreactors = 2\niwarp.crc = true\nmax_workers = 3",
     );
-    let alone = options(&[&file.argument()]).settings().unwrap();
+    let alone = options(&[&file.argument()]).settings().unwrap().0;
     assert_eq!(alone.broker.listen, ["10.0.0.1".parse().unwrap()]);
     assert!(alone.crc && alone.log == "debug" && alone.broker.reactors == 2);
 
@@ -53,7 +53,7 @@ fn options_go_before_the_file() {
         &["--reactors=1", "--no-crc", &file_argument],
     ]
     .concat();
-    let both = options(&all).settings().unwrap();
+    let both = options(&all).settings().unwrap().0;
     let listen = ["[::1]:5445", "127.0.0.1:0"].map(|address| address.parse().unwrap());
     assert_eq!(both.broker.listen, listen);
     assert_eq!(both.broker.control, Path::new("/c"));
@@ -72,12 +72,12 @@ fn of_crc_and_no_crc_the_last_counts() {
     ] {
         let file = file.argument();
         let all = [&arguments[..], &[&file]].concat();
-        assert_eq!(options(&all).settings().unwrap().crc, crc);
+        assert_eq!(options(&all).settings().unwrap().0.crc, crc);
     }
 }
 
 /// Returns what is wrong in a configuration.
-fn wrong_in(settings: Result<Settings, Failure>) -> String {
+fn wrong_in(settings: Result<(Settings, Found), Failure>) -> String {
     match settings {
         Err(Failure::Config(said)) => said,
         other => panic!("{other:?}"),
@@ -114,15 +114,4 @@ fn says_what_is_wrong_and_where() {
         wrong.to_string().contains("an address is numeric"),
         "{wrong}"
     );
-}
-
-#[test]
-fn a_reload_reads_nothing_that_could_keep_it_waiting() {
-    let file = File::new("regular", "");
-    // Reading says what is wrong with a file that is missing.
-    for argument in [file.argument(), "--config=/nowhere/at/all".to_owned()] {
-        assert!(options(&[&argument]).check_file().is_ok(), "{argument}");
-    }
-    let refused = options(&["--config=/dev/null"]).check_file();
-    assert!(matches!(refused, Err(Failure::Config(why)) if why.starts_with("/dev/null: ")));
 }

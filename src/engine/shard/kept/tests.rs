@@ -3,10 +3,11 @@
 //! Passes on a shard whose fabric takes time to end a connection.
 
 use alloc::rc::Rc;
+use alloc::sync::Arc;
 use core::cell::{RefCell, RefMut};
 use core::ops::DerefMut;
 use core::time::Duration;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::*;
 use crate::engine::admission::Limits;
@@ -14,9 +15,11 @@ use crate::engine::memory::Account;
 use crate::engine::peer::fake::Told;
 use crate::engine::pool::Pool;
 use crate::engine::registry::Registry;
-use crate::engine::shard::Rules;
+use crate::engine::shard::{Host, Notice, Rules, Shard};
 use crate::fabric::iwarp::{self, Iwarp, KeptConn as KeptIwarp};
-use crate::fabric::{Event, Fabric, FabricError, SharedEpoll, Waitable, forward_fabric};
+use crate::fabric::{
+    ConnId, Event, Fabric, FabricError, Keep, NotKept, SharedEpoll, Waitable, forward_fabric,
+};
 use crate::proto;
 use crate::transport::{Config, HeapBuffers, Transport};
 

@@ -44,6 +44,22 @@ fn read_with(change: impl FnOnce(&mut Value)) -> Result<Earlier, String> {
     read(value.to_string().as_bytes())
 }
 
+#[test]
+fn a_file_with_very_many_cases_is_refused_before_they_take_memory() {
+    let with = |count: usize| {
+        read_with(|all| {
+            let case = all["cases"][0].clone();
+            all["cases"] = vec![case; count].into();
+        })
+    };
+    assert!(with(MOST_CASES).is_ok());
+    let error = with(MOST_CASES + 1).unwrap_err();
+    assert!(
+        error.contains("invalid length 1025, expected at most 1024 cases"),
+        "{error}"
+    );
+}
+
 /// Compares the test's report with one in which reads by TCP and by RDMA had these speeds.
 pub(crate) fn comparison(tcp: &[u64], rdma: &[u64]) -> Comparison {
     let mut earlier = report();
@@ -220,7 +236,7 @@ fn a_file_of_another_form_is_refused() {
         "{error}"
     );
     let endless = Earlier::read(Path::new("/dev/zero"), &parameters()).unwrap_err();
-    assert!(endless.contains("longer than the 64 MiB"), "{endless}");
+    assert!(endless.contains("longer than the 16 MiB"), "{endless}");
 }
 
 #[test]

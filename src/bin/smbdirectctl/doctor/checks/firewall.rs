@@ -96,8 +96,8 @@ fn firewalld_lets_in(rules: &str) -> bool {
 fn nftables(rules: &str, found: &mut Findings) {
     let input = input_rules(rules);
     let does = |verdicts: &[&str]| {
-        let mut of_port = input.iter().filter(|rule| nft_names_port(rule, rules));
-        of_port.any(|rule| words(rule).any(|word| verdicts.contains(&word)))
+        let mut of_port = input.iter().flat_map(Rule::verdict);
+        of_port.any(|word| verdicts.contains(&word))
     };
     if does(&["accept"]) {
         found.ok(CHECK, "nftables accepts TCP port 5445");
@@ -107,12 +107,12 @@ fn nftables(rules: &str, found: &mut Findings) {
             "a rule of nftables refuses TCP port 5445",
             "nft list ruleset shows it",
         );
-    } else if input.iter().any(|rule| accepts_a_network(rule)) {
+    } else if input.iter().any(|rule| accepts_a_network(&rule.text)) {
         found.ok(
             CHECK,
             "nftables accepts all packets from a part of the network",
         );
-    } else if input.iter().any(|rule| drops_the_rest(rule)) {
+    } else if input.iter().any(|rule| drops_the_rest(&rule.text)) {
         found.warn(
             CHECK,
             "nftables drops incoming packets by default, and has no rule that accepts TCP port 5445",
@@ -128,68 +128,155 @@ fn words(rule: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| !word.is_empty())
 }
 
-/// Returns whether a rule is about the port, such as `tcp dport 5445 accept` or `tcp dport { 445, 5445 } accept`.
-fn nft_names_port(rule: &str, rules: &str) -> bool {
-    let Some((before, ports)) = rule.split_once("dport ") else {
-        return false;
-    };
+/// A rule of nftables that applies to incoming packets.
+struct Rule {
+    /// The rule, with the elements of named sets and maps in place of their names.
+    text: String,
+    /// Only packets to the port come to this rule.
+    of_port: bool,
+}
+
+impl Rule {
+    /// Returns the words of what the rule does with packets to the port; none if it is about other packets.
+    fn verdict(&self) -> impl Iterator<Item = &str> {
+        let of_port = match nft_port(&self.text) {
+            None if self.of_port && is_for_all(&self.text) => Some(&*self.text),
+            verdict => verdict,
+        };
+        of_port.into_iter().flat_map(words)
+    }
+}
+
+/// Returns whether a rule has no condition.
+fn is_for_all(rule: &str) -> bool {
+    let begins = words(rule).next();
+    begins.is_some_and(|word| ["accept", "drop", "reject", "counter", "log"].contains(&word))
+}
+
+/// Returns the part of a rule that says what becomes of packets to the port: of `tcp dport 5445 accept` or
+/// `tcp dport { 445, 5445 } accept` all of it, of `tcp dport vmap { 22 : drop, 5445 : accept }` one element. Returns
+/// `None` if the rule does not name the port.
+fn nft_port(rule: &str) -> Option<&str> {
+    let (before, ports) = rule.split_once("dport ")?;
     let before = before.trim_end();
     if !before.ends_with("tcp") && !before.ends_with("th") {
-        return false;
+        return None;
     }
-    // The elements of a named set are elsewhere in the rules, and those of a map are mixed with verdicts.
-    if ports.starts_with('@') || ports.starts_with("vmap") {
-        return words(rules).any(names_port);
+    let first = ports.split([' ', '\t']).next()?;
+    if first.starts_with(|first: char| first.is_ascii_digit()) {
+        return names_port(first).then_some(rule);
     }
-    let is_port = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit());
-    words(ports).take_while(is_port).any(names_port)
+    // A dot joins the port with something else, as in `tcp dport . ip saddr { 5445 . 10.0.0.1 }`.
+    if !["{", "vmap", "."].contains(&first) {
+        return None;
+    }
+    let (_, elements) = ports.split_once('{')?;
+    let (elements, _) = elements.split_once('}')?;
+    let mut elements = elements.split(',');
+    // What follows the key of an element begins with a letter or a colon.
+    let is_key =
+        |word: &&str| word.starts_with(|first: char| first.is_ascii_digit() || first == '.');
+    let element = elements.find(|element| words(element).take_while(is_key).any(names_port))?;
+    match ports.split_once('{') {
+        Some((to, _)) if words(to).any(|word| word == "vmap") => Some(element),
+        _ => Some(rule),
+    }
+}
+
+/// The rules of each chain and the elements of each named set and map, by table and name.
+#[derive(Default)]
+struct Ruleset<'a> {
+    chains: BTreeMap<(&'a str, &'a str), Vec<&'a str>>,
+    elements: BTreeMap<(&'a str, &'a str), String>,
+}
+
+impl<'a> Ruleset<'a> {
+    fn read(rules: &'a str) -> Self {
+        let mut all = Self::default();
+        let (mut table, mut chain, mut set) = ("", Some(""), None);
+        for line in rules.lines().map(str::trim) {
+            let block = |kind: &str| line.strip_prefix(kind)?.strip_suffix(" {");
+            if let Some(name) = block("table ") {
+                (table, chain, set) = (name, None, None);
+            } else if let Some(name) = block("chain ") {
+                chain = Some(name);
+            } else if let Some(name) = block("set ").or_else(|| block("map ")) {
+                set = Some(name);
+            } else if line == "}" {
+                (chain, set) = (None, None);
+            } else if let Some(set) = set {
+                // The list of elements goes on over several lines, after lines about the set itself.
+                let elements = line.strip_prefix("elements = {");
+                let known = all.elements.entry((table, set)).or_default();
+                if elements.is_some() || !known.is_empty() {
+                    let line = elements.unwrap_or(line).trim_end_matches('}');
+                    known.push_str(line);
+                    known.push(' ');
+                }
+            } else if let Some(chain) = chain {
+                all.chains.entry((table, chain)).or_default().push(line);
+            }
+        }
+        all
+    }
+
+    /// Puts the elements of named sets and maps in place of their names.
+    fn resolved(&self, table: &str, rule: &str) -> String {
+        let word = |word: &str| {
+            let name = word.strip_prefix('@');
+            let elements = name.and_then(|name| self.elements.get(&(table, name)));
+            elements.map_or_else(|| word.to_owned(), |all| format!("{{ {all}}}"))
+        };
+        let words: Vec<String> = rule.split(' ').map(word).collect();
+        words.join(" ")
+    }
 }
 
 /// Returns the rules that apply to incoming packets: those of chains with the hook `input`, and those of chains to
 /// which these jump.
-fn input_rules(rules: &str) -> Vec<&str> {
-    let mut chains: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    let (mut table, mut chain) = ("", Some(""));
-    for line in rules.lines().map(str::trim) {
-        let block = |kind: &str| line.strip_prefix(kind)?.strip_suffix(" {");
-        if let Some(name) = block("table ") {
-            (table, chain) = (name, None);
-        } else if let Some(name) = block("chain ") {
-            chain = Some(name);
-        } else if line == "}" {
-            chain = None;
-        } else if let Some(chain) = chain {
-            chains.entry((table, chain)).or_default().push(line);
-        }
-    }
+fn input_rules(rules: &str) -> Vec<Rule> {
+    let rules = Ruleset::read(rules);
     let is_of_ip = |table: &str| {
         !["arp ", "bridge ", "netdev "]
             .iter()
             .any(|family| table.starts_with(family))
     };
     let is_base = |rules: &[&str]| rules.iter().any(|rule| rule.contains("hook input"));
-    let base = chains
+    let base = rules
+        .chains
         .iter()
         .filter(|((table, _), rules)| is_of_ip(table) && is_base(rules));
-    let mut reached: Vec<(&str, &str)> = base.map(|(name, _)| *name).collect();
+    let mut reached: Vec<(&str, String, bool)> = base
+        .map(|((table, chain), _)| (*table, (*chain).to_owned(), false))
+        .collect();
     let mut found = Vec::new();
     let mut next = 0;
-    while let Some((table, chain)) = reached.get(next).copied() {
+    while let Some((table, chain, of_port)) = reached.get(next).cloned() {
         next += 1;
-        for rule in chains.get(&(table, chain)).into_iter().flatten() {
-            found.push(*rule);
-            let words: Vec<&str> = words(rule).collect();
-            for pair in words.windows(2) {
-                let ["jump" | "goto", target] = pair else {
-                    continue;
-                };
-                if !reached.contains(&(table, *target)) {
-                    reached.push((table, *target));
+        for rule in rules.chains.get(&(table, &*chain)).into_iter().flatten() {
+            let text = rules.resolved(table, rule);
+            let to_port: Vec<&str> = nft_port(&text).into_iter().flat_map(targets).collect();
+            for target in targets(&text) {
+                let of_port = of_port || to_port.contains(&target);
+                let target = (table, target.to_owned(), of_port);
+                if !reached.contains(&target) {
+                    reached.push(target);
                 }
             }
+            found.push(Rule { text, of_port });
         }
     }
     found
+}
+
+/// Returns the chains to which a rule, or an element of a verdict map, jumps.
+fn targets(rule: &str) -> impl Iterator<Item = &str> {
+    let mut before = "";
+    words(rule).filter(move |word| {
+        let is_target = ["jump", "goto"].contains(&before);
+        before = *word;
+        is_target
+    })
 }
 
 /// Returns whether a rule accepts all packets of some networks or interfaces, such as `ip saddr 10.0.0.0/8 accept`, but
@@ -205,11 +292,8 @@ fn accepts_a_network(rule: &str) -> bool {
 
 /// Returns whether a line is the policy to drop packets, or a rule that refuses all packets that come to it.
 fn drops_the_rest(rule: &str) -> bool {
-    let begins = words(rule).next();
-    let is_for_all =
-        begins.is_some_and(|word| ["drop", "reject", "counter", "log"].contains(&word));
     let refuses = words(rule).any(|word| ["drop", "reject"].contains(&word));
-    rule.contains("policy drop") || is_for_all && refuses
+    rule.contains("policy drop") || is_for_all(rule) && refuses
 }
 
 #[cfg(test)]
@@ -317,7 +401,9 @@ mod tests {
             "ip saddr 10.0.0.0/8 tcp dport 5000-6000 counter packets 1 bytes 2 accept",
             "meta l4proto { tcp, udp } th dport 5445 accept",
             "tcp dport vmap { 22 : accept, 5445 : accept }",
-            "tcp dport @smb accept\n elements = { 445, 5445 }",
+            "tcp dport . ip saddr { 22 . 10.0.0.1, 5445 . 10.0.0.1 } accept",
+            "ip saddr . tcp dport { 10.0.0.1 . 5445 } accept",
+            "tcp dport { 5000-6000 counter packets 1 bytes 2 } accept",
         ] {
             assert!(judge("drop", rule), "{rule}");
         }
@@ -328,6 +414,9 @@ mod tests {
             "udp dport 5445 accept",
             "tcp dport 22 counter packets 5445 bytes 1 accept",
             "tcp dport != 5445 accept",
+            "tcp dport != { 5445 } accept",
+            "tcp dport vmap { 22 : accept, 5445 : drop }",
+            "tcp dport { 22 counter packets 5445 bytes 1 } accept",
         ] {
             assert!(!judge("drop", rule), "{rule}");
         }
@@ -381,5 +470,60 @@ mod tests {
         ] {
             assert_eq!(judge(&rules), is_open, "{rules}");
         }
+    }
+    #[test]
+    fn named_sets_and_maps_stand_for_their_elements() {
+        let judge = |sets: &str, policy: &str, rule: &str| {
+            let mut found = Findings::default();
+            let rules = format!(
+                "table inet a {{\n{sets}\tchain input {{\n\t\ttype filter hook input priority 0; policy {policy};\n\
+                 \t\t{rule}\n\t}}\n\tchain smb {{\n\t\taccept\n\t}}\n\tchain ssh {{\n\t\tdrop\n\t}}\n}}\n"
+            );
+            nftables(&rules, &mut found);
+            found.0.remove(0).cure.is_none()
+        };
+        // As nft prints them.
+        let smb = "\tset smb {\n\t\ttype inet_service\n\t\tflags interval\n\t\telements = { 445, 1000-2000,\n\
+                   \t\t\t     5445 }\n\t}\n\n";
+        let ssh = "\tset ssh {\n\t\ttype inet_service\n\t\telements = { 22 }\n\t}\n\n";
+        let none = "\tset none {\n\t\ttype inet_service\n\t}\n\n";
+        let sets = [smb, ssh, none].concat();
+        for (rule, is_open) in [
+            ("tcp dport @smb accept", true),
+            ("tcp dport @ssh accept", false),
+            ("tcp dport @none accept", false),
+            ("tcp dport @elsewhere accept", false),
+            ("tcp dport != @ssh drop", false),
+        ] {
+            assert_eq!(judge(&sets, "drop", rule), is_open, "{rule}");
+        }
+        assert!(!judge(&sets, "accept", "tcp dport @smb drop"));
+        assert!(judge(&sets, "accept", "tcp dport @ssh drop"));
+        let map = |elements: &str| {
+            format!(
+                "\tmap ports {{\n\t\ttype inet_service : verdict\n\t\telements = {{ {elements} }}\n\t}}\n\n"
+            )
+        };
+        for (elements, drops, accepts) in [
+            ("22 : drop, 5445 : accept", true, true),
+            ("22 : accept, 5445 : drop", false, false),
+            ("22 : accept,\n\t\t\t     5445 : drop", false, false),
+            ("22 : jump ssh, 5445 : jump smb", true, true),
+            ("22 : jump smb, 5445 : jump ssh", false, false),
+            ("5445 comment \"shares\" : goto smb", true, true),
+            ("22 : drop", false, true),
+        ] {
+            let rule = "tcp dport vmap @ports";
+            let is_open = |policy| judge(&map(elements), policy, rule);
+            assert_eq!(
+                (is_open("drop"), is_open("accept")),
+                (drops, accepts),
+                "{elements}"
+            );
+        }
+        // The rule of a chain that all packets reach.
+        let zones = "\tmap zones {\n\t\ttype ifname : verdict\n\t\telements = { \"eth1\" : jump lan }\n\t}\n\n\
+                     \tchain lan {\n\t\ttcp dport @smb accept\n\t}\n";
+        assert!(judge(&[zones, smb].concat(), "drop", "iifname vmap @zones"));
     }
 }

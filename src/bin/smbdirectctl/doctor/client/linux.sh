@@ -78,17 +78,21 @@ module() {
     fi
 }
 
-# Prints whether a TCP port can be connected to: open, refused, or silent if nothing answers within 5 seconds.
+# Prints whether a TCP port can be connected to: open, refused, silent if nothing answers within 5 seconds, or unresolved
+# if the server's name has no address.
 # shellcheck disable=SC2016
 port() {
     if ! has bash || ! has timeout; then
         return
     fi
-    timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$server" "$1" 2>/dev/null
-    case $? in
-    0) printf open ;;
+    said=$(timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$server" "$1" 2>&1)
+    case $?,$said in
+    0,*) printf open ;;
     # BusyBox's timeout ends with the exit status of the program that it ends: 128 + SIGTERM.
-    124 | 143) printf silent ;;
+    124,* | 143,*) printf silent ;;
+    # The words for errors of getaddrinfo in glibc and in musl.
+    *'ame or service not known'* | *'name resolution'* | *'o address associated'* | *'ame does not resolve'* | \
+        *'ry again'*) printf unresolved ;;
     *) printf refused ;;
     esac
 }

@@ -228,6 +228,26 @@ fn examines_the_smbd_that_is_attached() {
     );
 }
 
+#[test]
+fn testparm_learns_of_the_parameters_on_the_command_line_of_smbd() {
+    let _alone = alone();
+    let mut samba = Samba::new("options");
+    let config = samba.machine.0.join("etc/smb.conf");
+    let line = format!(
+        "smbd\0--option=smb direct=yes\0-s\0{}\0--option\0smb2 leases=no\0",
+        config.display()
+    );
+    samba.machine.file("proc/77/cmdline", &line);
+    assert!(samba.with_listener(77).samba.is_some());
+    let wanted =
+        "testparm --suppress-prompt --verbose --option=smb direct=yes --option=smb2 leases=no ";
+    assert!(samba.ran().contains(wanted), "{}", samba.ran());
+    // A file that the user of the doctor names is examined by itself.
+    samba.options.smb_conf = Some(config);
+    assert!(samba.with_listener(77).samba.is_some());
+    assert!(!samba.ran().contains("--option"), "{}", samba.ran());
+}
+
 /// The device may run as another user, and name any process.
 #[test]
 fn runs_nothing_that_another_user_could_have_put_there() {
