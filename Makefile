@@ -2,10 +2,10 @@
 # The commands for people and the CI; tools/check.sh does the work. You need Rust; apt installs the rest (as root).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup deb test-deb test-systemd deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo dashboard counts bench miri fuzz clean
+.PHONY: help setup deb test-deb test-systemd deb-samba test-deb-samba build install install-library install-programs install-strip uninstall test test-newest test-samba test-kernel test-module test-module-debug soak compare fmt lint unit release library reproducible no-os module msrv docs samba samba-selftest samba-check mutations torture demo dashboard counts bench miri fuzz clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the tests need (apt, as root)
 	@tools/check.sh setup
@@ -25,6 +25,14 @@ test-samba: ## run only the tests that need a real smbd, built by make samba or 
 test-kernel: ## test against Linux's own client and server, in QEMU (KERNEL_MIB=256: the largest file, KERNEL_TESTS=)
 	@tools/samba.sh build
 	@KERNEL_MIB=$${KERNEL_MIB:-256} tools/check.sh setup kernel
+
+test-module: ## test the kernel module for longer: ten minutes of fuzzing, 200 kills, smbtorture (FUZZ_SECONDS=, KILLS=)
+	@tools/samba.sh build
+	@tools/check.sh setup module_long
+
+test-module-debug: ## test the kernel module on a Linux 7.2 that checks memory and locks, with faults (an hour or more)
+	@tools/samba.sh build
+	@tools/check.sh setup module_debug
 
 soak: ## run an hour of mixed load from Linux's client (MINUTES=)
 	@tools/samba.sh build

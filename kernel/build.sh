@@ -12,6 +12,8 @@
 #
 # CARGO=  the cargo to use (cargo)
 # OUT=    where the engine is compiled (target/kernel-engine)
+# ENGINE= the engine's object, instead of kernel/engine.o_shipped
+# KASAN=1 let a kernel with CONFIG_KASAN check the engine's memory, too, and show the engine in its stack traces
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")"
@@ -23,6 +25,8 @@ die() {
 
 cargo=${CARGO:-cargo}
 out=${OUT:-$PWD/../target/kernel-engine}
+shipped=$PWD/engine.o_shipped
+[ -z "${ENGINE:-}" ] || shipped=$(cd "$called_from" && realpath -m "$ENGINE")
 # The functions that the C calls.
 entries=(sde_init sde_stop sde_exit sde_run sde_open sde_release sde_ioctl sde_mmap)
 
@@ -50,6 +54,13 @@ engine() {
             "target/$machine.json" >"$target"
         flags+=(-Zno-jump-tables)
     fi
+    if [ -n "${KASAN:-}" ]; then
+        sed -i 's/"supported-sanitizers": \[\]/"supported-sanitizers": ["kernel-address"]/' "$target"
+        # Where the kernel has its shadow memory on x86-64; calls instead of checks in line.
+        flags+=(-Cforce-frame-pointers=y -Zsanitizer=kernel-address -Zsanitizer-recover=kernel-address
+            -Cllvm-args=-asan-mapping-offset=0xdffffc0000000000 -Cllvm-args=-asan-instrumentation-with-call-threshold=0
+            -Cllvm-args=-asan-stack=0 -Cllvm-args=-asan-globals=0 -Cllvm-args=-asan-kernel-mem-intrinsic-prefix=1)
+    fi
     # Use the same versions of all crates as the main build.
     cp ../Cargo.lock engine/Cargo.lock
     env -u CARGO_BUILD_TARGET RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" "$cargo" build --quiet --release \
@@ -62,26 +73,27 @@ engine() {
     object=$out/engine.o
     ld -r --gc-sections "${roots[@]}" -e sde_run -o "$object" "$library"
     objcopy "${keep[@]}" --remove-section=.eh_frame --remove-section=.comment --remove-section=.note.GNU-stack \
-        --strip-debug "$object" engine.o_shipped
+        --strip-debug "$object" "$shipped"
     check
 }
 
 # Checks that the engine needs only the glue and the functions that compilers call.
 check() {
     local wrong
-    wrong=$(nm -u engine.o_shipped | awk '{ print $2 }' |
-        grep -vxE 'sdk_[a-z_]+|memcpy|memmove|memset|memcmp|bcmp|strlen|__x86_return_thunk|__x86_indirect_thunk_[a-z0-9]+' || true)
+    wrong=$(nm -u "$shipped" | awk '{ print $2 }' |
+        grep -vxE 'sdk_[a-z_]+|memcpy|memmove|memset|memcmp|bcmp|strlen|__x86_return_thunk|__x86_indirect_thunk_[a-z0-9]+'"${KASAN:+|__asan_[a-z0-9_]+}" || true)
     [ -z "$wrong" ] || die "the engine needs symbols that the kernel does not have: $(tr '\n' ' ' <<<"$wrong")"
-    ! objdump -d --no-show-raw-insn engine.o_shipped | grep -q '%[xyz]mm' || die "the engine uses floating-point registers"
-    echo "engine.o_shipped: $(size -A engine.o_shipped | awk '$1 ~ /^\.text/ { sum += $2 } END { print sum }') bytes of code"
+    ! objdump -d --no-show-raw-insn "$shipped" | grep -q '%[xyz]mm' || die "the engine uses floating-point registers"
+    echo "engine.o_shipped: $(size -A "$shipped" | awk '$1 ~ /^\.text/ { sum += $2 } END { print sum }') bytes of code"
 }
 
 module() {
     local kernel=$1 to=$2 work
-    [ -e engine.o_shipped ] || die "there is no kernel/engine.o_shipped: run kernel/build.sh engine"
+    [ -e "$shipped" ] || die "there is no $shipped: run kernel/build.sh engine"
     mkdir -p "$to"
     work=$(mktemp -d "$to/work.XXXXXX")
-    cp -r Kbuild glue engine.o_shipped "$work/"
+    cp -r Kbuild glue "$work/"
+    cp "$shipped" "$work/engine.o_shipped"
     # Without pahole there is no BTF, and nothing needs it.
     env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$kernel" M="$work" CONFIG_DEBUG_INFO_BTF_MODULES= modules
     mv "$work/smbdirectk.ko" "$to/"

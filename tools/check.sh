@@ -174,13 +174,50 @@ step_counts() {
 
 # Tests Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
-    local conformance module=()
-    tests/kernel/guest.sh build && samba_tree && programs && conformance=$(verbs_suite) || return 1
+    local module=()
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs || return 1
     if [ "$(uname -m)" = x86_64 ] && library_sources; then
-        kernel/build.sh engine && kernel/build.sh module "$(tests/kernel/guest.sh headers)" target/kernel-module || return 1
-        module=(--module target/kernel-module/smbdirectk.ko)
+        kernel_module target/kernel-module || return 1
+        module=(--module target/kernel-module/smbdirectk.ko --fuzz "${program[device_fuzz]}" --players "${program[kill]}")
     fi
-    tests/kernel/all.py --conformance "$conformance" --largest "${KERNEL_MIB:-16}" "${module[@]}" ${KERNEL_TESTS:-}
+    tests/kernel/all.py --conformance "${program[verbs]}" --largest "${KERNEL_MIB:-16}" "${module[@]}" ${KERNEL_TESTS:-}
+}
+
+# Runs what takes too long for step_kernel: a fuzzer for ten minutes, 200 kills, and smbtorture.
+step_module_long() {
+    [ "$(uname -m)" = x86_64 ] && library_sources || { skipped "the kernel module: needs x86-64"; return 0; }
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs && kernel_module target/kernel-module &&
+        tests/kernel/all.py --module target/kernel-module/smbdirectk.ko --fuzz "${program[device_fuzz]}" \
+            --fuzz-seconds "${FUZZ_SECONDS:-600}" --players "${program[kill]}" --kills "${KILLS:-200}" --seconds 7200 \
+            ${KERNEL_TESTS:-siw-device module-bench module-torture module-kills}
+}
+
+# Tests the module on a kernel that checks its memory and its locks, and that makes the module's allocations fail. Such a
+# kernel takes several times as long for everything.
+step_module_debug() {
+    [ "$(uname -m)" = x86_64 ] && library_sources || { skipped "the kernel module: needs x86-64"; return 0; }
+    export KERNEL=debug KASAN=1 ENGINE=target/kernel-debug/engine.o OUT=$PWD/target/kernel-engine-debug
+    mkdir -p target/kernel-debug
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs && kernel_module target/kernel-debug &&
+        tests/kernel/all.py --module target/kernel-debug/smbdirectk.ko --fuzz "${program[device_fuzz]}" \
+            --fuzz-seconds "${FUZZ_SECONDS:-60}" --players "${program[kill]}" --kills "${KILLS:-20}" --limit 900 --seconds 7200 \
+            --largest 4 --output target/kernel-debug ${KERNEL_TESTS:-siw-module rxe-module siw-module-failures \
+            rxe-module-failures siw-device rxe-device module-bench}
+}
+
+# Builds the module for the guest's kernel into a directory.
+kernel_module() {
+    kernel/build.sh engine && kernel/build.sh module "$(tests/kernel/guest.sh headers)" "$1"
+}
+
+# Builds the test programs that run in guests, and sets `program` to their paths by name.
+kernel_programs() {
+    local built name path
+    built=$(cargo test --locked --release --workspace --test verbs --test kill --test device_fuzz --no-run --message-format json |
+        sed -n 's/.*"name":"\(verbs\|kill\|device_fuzz\)".*"executable":"\([^"]*\)".*/\1 \2/p')
+    declare -gA program=()
+    while read -r name path; do program[$name]=$path; done <<<"$built"
+    [ ${#program[@]} = 3 ] || { echo "the programs for the guests do not build"; return 1; }
 }
 
 # Runs measurements and loads that take too long for the tests.
@@ -198,12 +235,6 @@ in_guest() {
     tests/kernel/guest.sh build && samba_tree && programs &&
         GUEST_DIR=target/kernel/${test%.py} GUEST_SECONDS=$((${MINUTES:-60} * 60 + 1200)) tests/kernel/guest.sh run \
             "$PWD/tests/kernel/$test" "$@" --samba "$(realpath "$SMBDIRECT_SAMBA")" --programs "$PWD/target/release"
-}
-
-# Prints the path of the conformance suite's program for RDMA devices.
-verbs_suite() {
-    cargo test --locked --release --test verbs --no-run --message-format json |
-        sed -n 's/.*"name":"verbs".*"executable":"\([^"]*\)".*/\1/p'
 }
 
 # Checks the library as smbd links it, and as others do.

@@ -126,7 +126,7 @@ class TortureServer(Server):
 
     def start(self):
         super().start()
-        bridge = [self.programs / "smbdirectctl", "bridge", f"127.0.0.1:{self.ports['rdma']}", "--listen",
+        bridge = [self.programs / "smbdirectctl", "bridge", self.reached_at(), "--listen",
                   f"127.0.0.1:{self.ports['smbdirect']}"]
         self.processes["bridge"] = start(bridge, open(self.root / "log/bridge", "ab"))
         wait_for("the bridge listens", lambda: listens(self.ports["smbdirect"]))
@@ -135,6 +135,13 @@ class TortureServer(Server):
         if "bridge" in self.processes:
             stop(self.processes.pop("bridge"))
         super().stop()
+
+    def reached_at(self):
+        """Returns the address and port at which SMB Direct reaches the server."""
+        return f"127.0.0.1:{self.ports['rdma']}"
+
+    def share_of(self, suite):
+        return SHARE_OF.get(suite, "plain")
 
     def run(self, names, tests, transport, limit):
         """Runs tests. Returns the result of each, and how long they took.
@@ -161,7 +168,7 @@ class TortureServer(Server):
     def run_once(self, names, transport, limit, results):
         """Runs smbtorture. Returns the test that it began last, and how it ended: None if it had to be killed."""
         suite = ".".join(names[0].split(".")[:2])
-        share = SHARE_OF.get(suite, "plain")
+        share = self.share_of(suite)
         self.clean(share)
         command = [self.samba / "bin/smbtorture", f"//127.0.0.1/{share}", "-p", self.ports[transport],
                    f"-U{self.user}%{PASSWORD}", "-s", self.config, "--target=samba3", "--fullname",
@@ -262,9 +269,10 @@ def plan(options, suites, exceptions):
 class Run:
     """Collects all results."""
 
-    def __init__(self, options, exceptions):
+    def __init__(self, options, exceptions, server):
         self.options = options
         self.exceptions = exceptions
+        self.server = server
         self.tests = {}
         self.seconds = collections.defaultdict(dict)
         self.trouble = []
@@ -272,7 +280,7 @@ class Run:
         self.lock = threading.Lock()
 
     def work(self, number, jobs):
-        server = TortureServer(number, self.options)
+        server = self.server(number, self.options)
         try:
             server.start()
             while True:
@@ -414,7 +422,7 @@ def short(test, suite):
     return test[len(suite) + 1:] or test
 
 
-def arguments():
+def parser():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("suites", nargs="*", help="suites or tests to run, instead of all: smb2.lock")
     parser.add_argument("--short", action="store_true", help="run only a representative part, in less than four minutes")
@@ -422,15 +430,14 @@ def arguments():
     parser.add_argument("--servers", type=int, default=8, help="servers at a time (8)")
     parser.add_argument("--time-limit", type=int, help="seconds that a suite may take (600; with --short 90)")
     parser.add_argument("--keep", action="store_true", help="keep the servers' directories, with their logs")
-    options = parser.parse_args()
+    return parser
+
+
+def torture(options, server=TortureServer):
+    """Runs the tests on servers of this class. Returns whether that failed."""
     options.samba = samba_tree(options.samba, options.programs, ("smbd", "smbtorture"))
     options.servers = max(1, options.servers)
     options.time_limit = options.time_limit or (SHORT_TIME_LIMIT if options.short else TIME_LIMIT)
-    return options
-
-
-def main():
-    options = arguments()
     end_in_order()
     options.directory = pathlib.Path(tempfile.mkdtemp(prefix="smbdirect-torture-"))
     # The users that log in must be able to reach the shares.
@@ -447,7 +454,7 @@ def main():
         version = subprocess.run([options.samba / "bin/smbd", "-V"], stdout=subprocess.PIPE, text=True).stdout.strip()
         version = version.replace("Version ", "Samba ")
         say(f"-- {sum(len(tests) for _, tests in groups)} tests of {version}, twice, on {options.servers} servers in {options.directory}")
-        run = Run(options, exceptions)
+        run = Run(options, exceptions, server)
         run.all(groups)
         failed = report(run, options, suites, version, time.monotonic() - began)
     finally:
@@ -458,7 +465,11 @@ def main():
             say(f"-- the logs are in {options.directory}")
         else:
             shutil.rmtree(options.directory, ignore_errors=True)
-    sys.exit(1 if failed else 0)
+    return failed
+
+
+def main():
+    sys.exit(1 if torture(parser().parse_args()) else 0)
 
 
 def report(run, options, suites, version, seconds):

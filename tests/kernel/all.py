@@ -26,6 +26,10 @@ from guest import smbd_server
 HERE = pathlib.Path(__file__).resolve().parent
 # How many times a guest is started if a bug in its kernel ends it (KERNEL_FAILED of guest.py).
 TRIES = 5
+# The tests that run only if they are named, because they take long.
+LONG = {"module-torture", "module-kills"}
+# The programs that take --limit.
+LIMITED = {"client.py", "clients.py", "counts.py", "device.py"}
 
 
 def plan(options):
@@ -45,10 +49,21 @@ def plan(options):
             module = ["--module", options.module]
             tests[f"{fabric}-module"] = [HERE / "client.py", fabric, *where, *size, *module]
             tests[f"{fabric}-module-failures"] = [HERE / "client.py", fabric, *where, *module, "--failures", "--limit", 240]
-            tests[f"{fabric}-device"] = [HERE / "device.py", fabric, *module, "--programs", options.programs]
+            device = [HERE / "device.py", fabric, *module, "--programs", options.programs]
+            # The clients of these programs speak iWARP.
+            if fabric == "siw":
+                device += ["--fuzz", options.fuzz, "--fuzz-seconds", options.fuzz_seconds] if options.fuzz else []
+                device += ["--players", options.players, "--player-kills", options.kills] if options.players else []
+            tests[f"{fabric}-device"] = device
+        for what in ("bench", "torture", "kills"):
+            tests[f"module-{what}"] = [HERE / "clients.py", what, *where, *module]
+        tests["module-counts"] = [HERE / "counts.py", *where, *module]
     tests["ksmbd"] = [HERE / "initiator.py", *where]
     tests["outside"] = [HERE / "outside.py", *where, "--largest", min(64, options.largest)]
-    return {name: command for name, command in tests.items() if not options.tests or name in options.tests}
+    if options.limit:
+        tests = {name: [*command, *(["--limit", options.limit] if command[0].name in LIMITED else [])]
+                 for name, command in tests.items()}
+    return {name: command for name, command in tests.items() if name in (options.tests or tests.keys() - LONG)}
 
 
 class Guests:
@@ -130,6 +145,11 @@ def main():
                         help="the directory of smbdirectd and smbdirectctl")
     parser.add_argument("--conformance", type=pathlib.Path, help="the program of the conformance suite (cargo test --test verbs builds it)")
     parser.add_argument("--module", type=pathlib.Path, help="smbdirectk.ko, the device in the kernel")
+    parser.add_argument("--fuzz", type=pathlib.Path, help="the program that breaks the rules of the device (cargo test --test device_fuzz builds it)")
+    parser.add_argument("--fuzz-seconds", type=int, default=20, help="how long it does (20)")
+    parser.add_argument("--players", type=pathlib.Path, help="the program whose processes are killed (cargo test --test kill builds it)")
+    parser.add_argument("--kills", type=int, default=10, help="how many of them are killed (10)")
+    parser.add_argument("--limit", type=int, help="seconds that a check may take, instead of what each test says")
     parser.add_argument("--largest", type=int, default=256, help="size of the largest file in MiB (256)")
     parser.add_argument("--seconds", type=int, default=1200, help="seconds until a guest is stopped (1200)")
     parser.add_argument("--at-once", type=int, default=2, help="number of guests that run at once (2)")

@@ -6,7 +6,10 @@
 
 The test plays smbd itself, and uses only the calls of the device: it attaches, is offered the connections of the
 kernel's client, and reads their first request. It breaks the rules of the interface in every way that a broken or
-hostile smbd could. At the end the module is unloaded, and says that nothing is left.
+hostile smbd could. Two programs do more of that: --fuzz makes calls with anything in any order, and --players serves
+clients with the library while listeners, workers and clients are killed. On a kernel that can inject faults
+(KERNEL=debug), the module's allocations and copies then fail at random. At the end the module is unloaded, and says that
+nothing is left.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import struct
 import subprocess
 import time
 
+import faults
 import guest
 from guest import Kernel, Report, run
 wait_for = guest.smbd_server.wait_for
@@ -559,6 +563,38 @@ class Device:
                     pick([1, 64, 1364, 4096, 1 << 16, 1 << 20, word(32)]), pick([0, 16, 4096, word(64)]), pick([1, 1, 2, 4095, 4096, 0]),
                     pick([0, 0, 0, 1, word(32)]), word(32), pick([0, 0, 0, 0, 0, 0, 1])))
 
+    def fuzz(self, *more):
+        """Runs the program that breaks the rules; prints what it counted."""
+        command = [self.options.fuzz, "--server", f"{self.address}:5445", "--seconds", self.options.fuzz_seconds, "--seed",
+                   self.options.seed, "--patience", self.options.limit // 3, *more]
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=self.options.fuzz_seconds + self.options.limit)
+        print("\n".join(f"          {line}" for line in done.stdout.splitlines()), flush=True)
+        assert done.returncode == 0, f"the fuzzer ended with {done.returncode}"
+
+    def with_faults(self):
+        """Lets the module's allocations and copies fail while everything is used, and then serves again."""
+        with faults.Injected("smbdirectk") as injected:
+            self.fuzz("--faults")
+        self.report.fact("failed", injected.failed)
+        assert all(injected.failed.values()), injected.failed
+        self.connection()
+
+    def players(self, kills):
+        """Kills processes that the library serves, and unloads the module after every few kills."""
+        left = kills
+        while left > 0:
+            now = min(left, 10)
+            environment = dict(os.environ, SMBDIRECT_TEST_DEVICE=PATH, SMBDIRECT_TEST_SERVER=f"{self.address}:5445",
+                               SMBDIRECT_TEST_KILLS=str(now), SMBDIRECT_TEST_SEED=str(self.options.seed + left))
+            done = subprocess.run([self.options.players], env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, timeout=self.options.limit)
+            assert done.returncode == 0, done.stdout
+            left -= now
+            print(f"          kill -9, {kills - left} of {kills}, seed {environment['SMBDIRECT_TEST_SEED']}: {self.module.unload()}",
+                  flush=True)
+            self.module.load()
+
     def all(self):
         check = self.report.check
         check("the module is loaded", self.load)
@@ -574,6 +610,17 @@ class Device:
         check("a forked child", self.forked)
         check(f"{self.options.calls} files with hostile calls", self.hostile_calls)
         check(f"{self.options.rings} hostile rings", self.hostile_rings)
+        if self.options.fuzz:
+            # The fuzzer and the watchdog of the checks have time limits of their own.
+            self.report.limit = 2 * self.options.limit + self.options.fuzz_seconds
+            check(f"{self.options.fuzz_seconds} s of a fuzzer", self.fuzz)
+            if faults.Injected.is_possible():
+                check(f"{self.options.fuzz_seconds} s of faults", self.with_faults)
+        if self.options.players:
+            kills = self.options.player_kills
+            self.report.limit = self.options.limit * (1 + kills // 10)
+            check(f"{kills} players killed, while others are served", self.players, kills)
+        self.report.limit = self.options.limit
         check("a connection after that", self.connection)
         check("unloaded, and nothing is left", self.unload)
 
@@ -591,6 +638,10 @@ def main():
     parser.add_argument("--calls", type=int, default=100, help="how many files get hostile calls (100)")
     parser.add_argument("--rings", type=int, default=10, help="how many workers write hostile rings (10)")
     parser.add_argument("--enters", type=int, default=5000, help="how many calls each of two busy workers makes (5000)")
+    parser.add_argument("--fuzz", type=pathlib.Path, help="the program of instruments/tests/device_fuzz")
+    parser.add_argument("--fuzz-seconds", type=int, default=20, help="how long that program runs (20)")
+    parser.add_argument("--players", type=pathlib.Path, help="the program of instruments/tests/kill")
+    parser.add_argument("--player-kills", type=int, default=10, help="how many of its processes are killed (10)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, default=300, help="seconds that a check may take (300)")
     parser.add_argument("--only", default="", help="the checks whose names match this regular expression")
@@ -601,8 +652,10 @@ def main():
     kernel = Kernel()
     try:
         guest.add_rdma(options.fabric)
+        leaks = guest.Leaks()
         Device(options, report).all()
         report.check("the kernel has no complaints", kernel.check, CLIENT)
+        report.check("no memory is lost", leaks.check)
     finally:
         report.write()
 

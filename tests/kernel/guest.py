@@ -16,6 +16,9 @@ sys.dont_write_bytecode = True
 
 import smbd_server  # noqa: E402
 
+# The processors are emulated, and other programs of the machine use the real ones, too.
+smbd_server.PATIENCE = 120
+
 # A directory of the machine on which the guest runs.
 OUTSIDE = pathlib.Path("/mnt/guest")
 # A directory in the guest's memory.
@@ -174,6 +177,30 @@ class Kernel:
                and not is_late_break(new[number:number + 2])]
         if wrong or odd:
             raise AssertionError("the kernel said: " + "\n".join((wrong + odd)[:20]))
+
+
+class Leaks:
+    """Memory that the module has lost, in a kernel that looks for such memory (CONFIG_DEBUG_KMEMLEAK)."""
+
+    FILE = pathlib.Path("/sys/kernel/debug/kmemleak")
+
+    def __init__(self):
+        self.can_look = self.FILE.exists()
+        if self.can_look:
+            self.FILE.write_text("clear")
+
+    def check(self):
+        """Fails if memory is lost that was allocated by a function of the module, which has been unloaded."""
+        if not self.can_look:
+            return
+        # The kernel reports memory only if two scans have not found a pointer to it, and not in its first seconds.
+        for _ in range(2):
+            time.sleep(6)
+            self.FILE.write_text("scan")
+        found = ("unreferenced" + one for one in self.FILE.read_text().split("unreferenced")[1:])
+        # The functions of a module that has been unloaded have no names any more.
+        ours = [one for one in found if re.search(r"smbdirectk|\b(sd[ek]?_|0xffffffffc0)", one)]
+        assert not ours, "\n".join(ours[:3])
 
 
 class Watchdog:

@@ -18,6 +18,8 @@
 # GUEST_SYSTEM=  the root directory of a Debian whose systemd the guest starts. A service of it runs the command, in the
 #                directory /machine, where this machine's files are then
 # GUEST_NETWORK= more options of QEMU's user network, such as hostfwd=tcp:127.0.0.1:5445-:5445
+# KERNEL=debug   a kernel that checks its memory and its locks (tests/kernel/config.debug), built from the source of
+#                Linux 7.2 that Debian 13 has in its backports; LINUX=linux-source-7.3 names another one
 # KERNEL_SRC=    a tarball or directory with another source of Linux, from which the whole kernel is built
 # KERNEL_CONFIG= a file with additional options for that kernel, such as CONFIG_KASAN=y
 # JOBS=          how many compilers run at once (as many as there are processors)
@@ -63,6 +65,35 @@ verb_deps() {
 }
 
 # ---- the kernel
+
+# Fetches the source for KERNEL=debug from the backports, at most once a day, and keeps the newest.
+fetch_source() {
+    local linux=${LINUX:-linux-source-7.2} work name
+    mkdir -p "$cache/backports"
+    [ -z "$(find "$cache/backports" -name "${linux}_*.tar.xz" -newermt '1 day ago')" ] || return 0
+    say "asking the Debian mirror for $linux"
+    work=$(mktemp -d "$cache/backports/apt.XXXXXX")
+    if debian_apt "$work" "$suite-backports" deb && logged "$work/log" apt-get "${debian_apt[@]}" update &&
+        (cd "$work" && logged log apt-get "${debian_apt[@]}" download "$linux"); then
+        name=$(basename "$work"/*.deb _all.deb)
+        if [ ! -e "$cache/backports/$name.tar.xz" ]; then
+            dpkg-deb --fsys-tarfile "$work/$name"_all.deb | tar -x -O "./usr/src/$linux.tar.xz" >"$work/source"
+            rm -f "$cache/backports/${linux}_"*.tar.xz
+            mv "$work/source" "$cache/backports/$name.tar.xz"
+        fi
+        touch "$cache/backports/$name.tar.xz"
+    else
+        say "that did not work: continuing with what was fetched earlier"
+    fi
+    rm -rf "$work"
+}
+
+# Sets what KERNEL=debug stands for.
+debug_kernel() {
+    KERNEL_CONFIG=$PWD/tests/kernel/config.debug
+    KERNEL_SRC=$(find "$cache/backports" -name "${LINUX:-linux-source-7.2}_*.tar.xz" 2>/dev/null)
+    [ -n "$KERNEL_SRC" ] || die "there is no source for KERNEL=debug: KERNEL=debug tests/kernel/guest.sh build"
+}
 
 # Fetches Debian's packages, at most once a day: a kernel, what its modules are built with, ksmbd's user-space programs,
 # and a shell for the initrd. linux-newest has the kernel's release and the packages' version.
@@ -148,6 +179,7 @@ kernel_path() {
 # Prints the kernel's directory, if it exists.
 kernel() {
     local kernel
+    [ "${KERNEL:-}" != debug ] || debug_kernel
     kernel=$(kernel_path)
     [ -e "$kernel/vmlinux" ] || die "the guest's kernel is not built yet: tests/kernel/guest.sh build"
     echo "$kernel"
@@ -159,6 +191,7 @@ verb_build() {
     exec 9>"$cache/kernel-lock"
     flock --nonblock 9 || { say "waiting for another guest.sh that builds"; flock 9; }
     fetch
+    [ "${KERNEL:-}" != debug ] || { fetch_source && debug_kernel; }
     kernel=$(kernel_path)
     if [ -e "$kernel/vmlinux" ]; then
         touch "$kernel"
@@ -176,8 +209,8 @@ verb_build() {
     dpkg-deb -x "$(deb ksmbd-tools)" "$work/ksmbd-tools"
     mv "$work/vmlinux.new" "$work/vmlinux"
     mv "$work" "$kernel"
-    # Keep the two kernels that were used most recently.
-    find "$cache" -maxdepth 1 -name 'kernel-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
+    # Keep the three kernels that were used most recently.
+    find "$cache" -maxdepth 1 -name 'kernel-*' -type d -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d ' ' -f 2- |
         xargs -r rm -rf
     say "built in $((SECONDS - started)) s: $kernel/vmlinux"
 }

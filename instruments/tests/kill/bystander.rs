@@ -39,13 +39,15 @@ pub(crate) struct Bystander {
 impl Bystander {
     pub(crate) const GUID: [u8; 16] = [0xb5; 16];
 
-    pub(crate) fn start(control: &Path, server: SocketAddr) -> Self {
+    /// Starts both. The client tries to connect this many times.
+    pub(crate) fn start(control: &Path, server: SocketAddr, tries: usize) -> Self {
         let mut worker = Actor::start("server", control);
         worker.ask(&format!("serve {}", hex16(&Self::GUID)));
         let progress = Arc::new(Progress::default());
         let of_client = Arc::clone(&progress);
         let client = std::thread::spawn(move || {
-            let mut rounds = Rounds::begin(server, Self::GUID).expect("let in");
+            let mut begun = (0..tries).map(|_| Rounds::begin(server, Self::GUID));
+            let mut rounds = begun.find_map(Result::ok).expect("let in");
             loop {
                 rounds.next().expect("served");
                 if !of_client.count() {

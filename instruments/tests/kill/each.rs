@@ -42,7 +42,7 @@ impl Scene {
         let daemon = Daemon::start_in(directory, &Setup::default());
         let fresh = Held::of_new(&daemon);
         let server = address(&daemon);
-        let mut bystander = Bystander::start(&daemon.control, server);
+        let mut bystander = Bystander::start(&daemon.control, server, 1);
         bystander.wait_for_rounds();
         Self {
             base: Left::settled(&daemon),

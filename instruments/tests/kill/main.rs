@@ -13,6 +13,8 @@
 //! `exchange` has the steps. After each of them, `each` kills one of the processes, and `broker` kills the broker.
 //! `inherit` kills a worker whose child lives on, and `soak` kills any process at any time. `held` compares what
 //! processes hold before and after.
+//!
+//! With a device in the kernel (`SMBDIRECT_TEST_DEVICE`), only the last of these runs, on that device.
 
 mod actor;
 mod broker;
@@ -41,7 +43,11 @@ fn main() {
         return play(&part, &place);
     }
     type Test = (&'static str, fn() -> Covered);
-    let all: [Test; 4] = [
+    let of_kernel: [Test; 1] = [(
+        "random kills of processes of a device in the kernel leave nothing",
+        soak::run_in_kernel,
+    )];
+    let of_broker: [Test; 4] = [
         (
             "a dead process disturbs no other, and nothing of it is left",
             each::run,
@@ -62,6 +68,10 @@ fn main() {
         .filter(|word| !word.starts_with('-'))
         .collect();
     let mut sum = Covered::default();
+    let all = match soak::has_kernel() {
+        true => &of_kernel[..],
+        false => &of_broker[..],
+    };
     for (name, run) in all {
         if wanted.iter().all(|word| name.contains(word.as_str())) {
             let start = Instant::now();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Kills processes at random, including the broker, while clients are served.
+//! Kills processes at random, including the broker, while clients are served; or those of a device in the kernel, which
+//! cannot be killed itself.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,9 @@ use fastrand::Rng;
 use smbdirect::device::{Event, Handle, Role, Status};
 
 use crate::actor::{Actor, has_input, hex16, say};
+use crate::bystander::Bystander;
 use crate::each::address;
-use crate::held::{Covered, Held, Left, status};
+use crate::held::{self, Covered, Held, Left, status};
 use crate::load::{assert_absent, wait_for_either};
 use instruments::daemon::{Daemon, Directory, Setup, TIMEOUT};
 
@@ -26,9 +28,16 @@ const WORKERS: u8 = 3;
 const CLIENTS: u8 = 5;
 /// The variable with a seed, which repeats a run.
 const SEED: &str = "SMBDIRECT_TEST_SEED";
+/// The variables with the path of a device in the kernel, and with the address and port at which clients reach it.
+const DEVICE: &str = "SMBDIRECT_TEST_DEVICE";
+const SERVER: &str = "SMBDIRECT_TEST_SERVER";
+/// How often a client tries to connect to a device in the kernel, before it is an error: siw misses one first message in
+/// about twenty (docs/interop.md).
+const TRIES: usize = 5;
 
 struct Soak {
     rng: Rng,
+    /// `None`: a device in the kernel.
     daemon: Option<Daemon>,
     control: PathBuf,
     server: SocketAddr,
@@ -41,8 +50,8 @@ struct Soak {
     assigned: u64,
 }
 
-/// Kills processes, and compares what is left at the end with what there was at the start.
-pub(crate) fn run() -> Covered {
+/// Returns the random numbers of a run, and how many processes to kill.
+fn choices() -> (Rng, usize) {
     let set = |name| {
         std::env::var(name)
             .ok()
@@ -51,21 +60,60 @@ pub(crate) fn run() -> Covered {
     let seed = set(SEED).unwrap_or_else(|| Rng::new().u64(..));
     let kills = set(KILLS_WANTED).map_or(KILLS, |kills| kills as usize);
     println!("{SEED}={seed}");
+    (Rng::with_seed(seed), kills)
+}
+
+/// Kills processes, and compares what is left at the end with what there was at the start.
+pub(crate) fn run() -> Covered {
+    let (rng, kills) = choices();
     let directory = Directory::new();
     // This limits the life of a connection whose token died with its listener or worker.
     directory.file("smbdirectd.toml", "claim_timeout = \"1s\"\n");
     let daemon = Daemon::start_in(directory, &Setup::default());
     let empty = Left::empty(Held::of_new(&daemon));
-    let mut soak = Soak::start(daemon, Rng::with_seed(seed));
+    let place = (daemon.control.clone(), address(&daemon));
+    let mut soak = Soak::start(Some(daemon), place, rng);
     for _ in 0..kills {
         let pause = Duration::from_micros(soak.rng.u64(..10_000));
         soak.spend(pause);
         soak.kill();
     }
-    let daemon = soak.end();
+    soak.end();
+    let daemon = soak.take_broker().expect("it runs");
+    println!("{} connections were served", soak.assigned);
+    drop(soak);
     empty.wait(&daemon, "at the end");
     daemon.stop();
     Covered { steps: 0, kills }
+}
+
+/// Kills processes of a device in the kernel. After each kill, a bystander must be served; at the end nothing is left.
+pub(crate) fn run_in_kernel() -> Covered {
+    let set = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} must be set"));
+    let place = (
+        PathBuf::from(set(DEVICE)),
+        set(SERVER).parse().expect("an address"),
+    );
+    let (rng, kills) = choices();
+    let mut bystander = Bystander::start(&place.0, place.1, TRIES);
+    bystander.wait_for_rounds();
+    let mut soak = Soak::start(None, place.clone(), rng);
+    for _ in 0..kills {
+        let pause = Duration::from_micros(soak.rng.u64(..100_000));
+        soak.spend(pause);
+        soak.kill();
+        bystander.wait_for_rounds();
+    }
+    soak.end();
+    drop(soak);
+    bystander.stop();
+    held::wait_for_nothing(&place.0);
+    Covered { steps: 0, kills }
+}
+
+/// Returns whether [`run_in_kernel`] has a device.
+pub(crate) fn has_kernel() -> bool {
+    std::env::var_os(DEVICE).is_some()
 }
 
 fn worker(control: &Path, number: u8) -> Actor {
@@ -81,8 +129,7 @@ fn client(server: SocketAddr, number: u8) -> Actor {
 }
 
 impl Soak {
-    fn start(daemon: Daemon, rng: Rng) -> Self {
-        let (control, server) = (daemon.control.clone(), address(&daemon));
+    fn start(daemon: Option<Daemon>, (control, server): (PathBuf, SocketAddr), rng: Rng) -> Self {
         Self {
             rng,
             listener: Actor::start("load-listener", &control),
@@ -90,7 +137,7 @@ impl Soak {
             clients: (0..CLIENTS).map(|n| client(server, n)).collect(),
             children: Vec::new(),
             assigned: 0,
-            daemon: Some(daemon),
+            daemon,
             control,
             server,
         }
@@ -124,7 +171,7 @@ impl Soak {
     }
 
     fn kill(&mut self) {
-        if self.rng.usize(..BROKERS) == 0 {
+        if self.daemon.is_some() && self.rng.usize(..BROKERS) == 0 {
             return self.kill_broker();
         }
         let (workers, clients) = (self.workers.len(), self.clients.len());
@@ -150,15 +197,15 @@ impl Soak {
     }
 
     /// Takes the broker out, after adding up its counters.
-    fn take_broker(&mut self) -> Daemon {
-        let daemon = self.daemon.take().expect("it runs");
+    fn take_broker(&mut self) -> Option<Daemon> {
+        let daemon = self.daemon.take()?;
         let status = status(&daemon);
         self.assigned += status.counters.get("assigned").copied().unwrap_or(0);
-        daemon
+        Some(daemon)
     }
 
     fn kill_broker(&mut self) {
-        let daemon = self.take_broker();
+        let daemon = self.take_broker().expect("it runs");
         let setup = Setup {
             listen: Some(self.server),
             ..Setup::default()
@@ -166,8 +213,8 @@ impl Soak {
         self.daemon = Some(Daemon::start_in(daemon.kill(), &setup));
     }
 
-    /// Checks that every client is served once more, and then ends everything.
-    fn end(mut self) -> Daemon {
+    /// Checks that every client is served once more.
+    fn end(&mut self) {
         for client in &mut self.clients {
             client.tell("once more");
         }
@@ -182,9 +229,6 @@ impl Soak {
                 *answers += usize::from(client.line_within(Duration::ZERO).is_some());
             }
         }
-        let daemon = self.take_broker();
-        println!("{} connections were served", self.assigned);
-        daemon
     }
 }
 
