@@ -54,7 +54,7 @@ impl Client {
             let result = panic::catch_unwind(AssertUnwindSafe(run));
             counted.count(
                 "client",
-                if result == Ok(true) {
+                if matches!(result, Ok(true)) {
                     "served"
                 } else {
                     "ended"
@@ -109,7 +109,8 @@ fn send(
     while !has_ended() && peer.closed().is_none() {
         peer.drive(Duration::from_millis(rng.u64(1..10)), |_| false);
         if rng.u8(..4) == 0 {
-            let mut message = vec![0; rng.usize(1..[100, 1500, 20_000][rng.usize(..3)])];
+            let longest = [100, 1500, 20_000][rng.usize(..3)];
+            let mut message = vec![0; rng.usize(1..longest)];
             rng.fill(&mut message);
             let _ = peer.queue(&message);
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use smbdirect::device::Status;
-use smbdirect::device::abi::{self, Control, Token, completion, kind, op, region, role};
+use smbdirect::device::abi::{self, Control, Token, event, kind, op, region, role};
 use smbdirect::device::uapi::{
     ALL_QUEUES, EnterCall, GetEventsCall, GrowCall, MAP_QUEUE, enter, map_offset, number,
 };
@@ -115,27 +115,27 @@ fn one(
     };
     let windows = client.windows.recv_timeout(Duration::from_secs(2));
     worker.windows = windows.unwrap_or_default();
-    let ends = AtomicBool::new(false);
-    let (queue, mut random) = (Arc::clone(&worker.queue), rng.fork());
-    let completions = worker.completions;
+    let queue = Arc::clone(&worker.queue);
+    let (place, ends) = ((&*queue, worker.completions), &AtomicBool::new(false));
+    let mut random = rng.fork();
     // Mostly, the rings are sound for a while, so that what they say matters.
     let overwrites = rng.u8(..8);
     let state = std::thread::scope(|scope| {
         if overwrites < 3 {
-            let place = (&*queue, completions);
-            scope.spawn(|| overwrite(place, &mut random, (overwrites, &ends)));
+            scope.spawn(move || overwrite(place, &mut random, (overwrites, ends)));
         }
         let state = worker.work(rng);
         // SYNC: pairs with the load in `overwrite`; nothing else is published.
         ends.store(true, Ordering::Release);
         state
     });
+    drop(worker);
     if rng.u8(..3) == 0 {
         let _ = tally.timed("detach", || file.raw(number::DETACH, 0));
     }
     // The memory stays until it is unmapped, whatever becomes of the file.
     drop(file);
-    touch(&worker.queue);
+    touch(&queue);
     state
 }
 
@@ -297,8 +297,8 @@ impl<'a> Worker<'a> {
             let bytes = self.queue.read_all(at, ENTRY_LENGTH);
             let found = abi::Completion::read_from_bytes(&bytes).expect("its length");
             match found.event {
-                completion::CONNECTION => self.conn = found.conn,
-                completion::PDU => self.received.push(found.buffer),
+                event::CONNECTION => self.conn = found.conn,
+                event::PDU => self.received.push(found.buffer),
                 _ => {}
             }
             self.taken = self.taken.wrapping_add(1);
@@ -379,9 +379,10 @@ impl<'a> Worker<'a> {
     fn entry(&mut self, rng: &mut Rng, is_careful: bool) -> abi::Submission {
         let place = |region: u32, rng: &mut Rng| {
             let of_region = self.segments.iter().filter(|((of, _), _)| *of == region);
-            let (segment, length) = rng
-                .choice(of_region.map(|((_, number), mapping)| (*number, mapping.length())))
-                .unwrap_or((0, 4096));
+            let found: Vec<_> = of_region
+                .map(|((_, number), mapping)| (*number, mapping.length()))
+                .collect();
+            let (segment, length) = rng.choice(found).unwrap_or((0, 4096));
             let offset = rng.usize(..length / 4096) * 4096;
             (u64::from(segment) << 48 | offset as u64, length - offset)
         };
