@@ -27,7 +27,7 @@ pub(crate) struct Reload<'a> {
 }
 
 impl<'a> Reload<'a> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         options: &'a Options,
         (settings, found): (Settings, Found),
         change_log: Change,
