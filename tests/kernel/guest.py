@@ -103,7 +103,7 @@ class Mount:
 
     def __enter__(self):
         self.where.mkdir(parents=True, exist_ok=True)
-        run("mount.cifs", self.source, self.where, "-o", self.options, timeout=60)
+        run("mount.cifs", self.source, self.where, "-o", self.options, timeout=smbd_server.PATIENCE)
         return self.where
 
     def __exit__(self, kind, *_):

@@ -251,14 +251,9 @@ impl Mapping {
     /// Changes what the process may do with a part.
     pub(crate) fn protect(&self, offset: usize, length: usize, protection: i32) -> bool {
         assert!(offset + length <= self.length);
+        let start = self.start.as_ptr().wrapping_byte_add(offset).cast();
         // SAFETY: the part lies in the mapping, which no reference covers.
-        unsafe {
-            libc::mprotect(
-                self.start.as_ptr().byte_add(offset).cast(),
-                length,
-                protection,
-            ) == 0
-        }
+        unsafe { libc::mprotect(start, length, protection) == 0 }
     }
 
     /// Makes the mapping longer or shorter, perhaps elsewhere.
