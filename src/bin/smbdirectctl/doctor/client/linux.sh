@@ -78,7 +78,8 @@ module() {
     fi
 }
 
-# Prints whether a TCP port can be connected to: open, refused, silent if nothing answers within 5 seconds, or unresolved
+# Prints whether a TCP port can be connected to: open, refused, silent if nothing answers within 5 seconds, or
+# unresolved
 # if the server's name has no address.
 # shellcheck disable=SC2016
 port() {
