@@ -79,8 +79,7 @@ module() {
 }
 
 # Prints whether a TCP port can be connected to: open, refused, silent if nothing answers within 5 seconds, or
-# unresolved
-# if the server's name has no address.
+# unresolved if the server's name has no address.
 # shellcheck disable=SC2016
 port() {
     if ! has bash || ! has timeout; then
