@@ -26,8 +26,8 @@ from guest import smbd_server
 HERE = pathlib.Path(__file__).resolve().parent
 # How many times a guest is started if a bug in its kernel ends it (KERNEL_FAILED of guest.py).
 TRIES = 5
-# The tests that run only if they are named, because they take long.
-LONG = {"module-torture", "module-kills"}
+# The tests that run only if they are named: they take long, or need a machine that does nothing else.
+LONG = {"module-torture", "module-kills", "module-bench", "module-counts", "software-restart"}
 # The programs that take --limit.
 LIMITED = {"client.py", "clients.py", "counts.py", "device.py"}
 
