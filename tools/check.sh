@@ -178,7 +178,7 @@ step_kernel() {
     tests/kernel/guest.sh build && samba_tree && programs && kernel_programs || return 1
     if [ "$(uname -m)" = x86_64 ] && library_sources; then
         kernel_module target/kernel-module || return 1
-        module=(--module target/kernel-module/smbdirectk.ko --fuzz "${program[device_fuzz]}" --players "${program[kill]}")
+        module=(--module target/kernel-module/smbdirectk.ko)
     fi
     tests/kernel/all.py --conformance "${program[verbs]}" --largest "${KERNEL_MIB:-16}" "${module[@]}" ${KERNEL_TESTS:-}
 }

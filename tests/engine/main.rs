@@ -9,7 +9,6 @@ mod ahead;
 mod churn;
 mod data;
 mod hostile;
-mod moving;
 mod network;
 mod process;
 mod routing;

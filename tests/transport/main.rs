@@ -6,7 +6,6 @@
 mod limits;
 mod memory;
 mod messages;
-mod moving;
 mod ms_smbd;
 mod mute;
 mod pair;

@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::connection::Stage;
-use super::{Host, NOTHING, Scope, Shard};
+use super::{Host, NOTHING, Shard};
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::engine::memory::Numbered;
@@ -137,14 +137,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     client_guid,
                     message,
                 },
-            ) => match self.transfer(queue, (id, number, cookie), client_guid, message)? {
-                Ok(Some(found)) => {
-                    token = found;
-                    Ok(())
-                }
-                Ok(None) => return Ok(()),
-                Err(status) => Err(status),
-            },
+            ) => self
+                .transfer(queue, id, client_guid, message)?
+                .map(|found| token = found),
             (Some(id), _) if self.is_too_much(queue, id) => Err(Status::Flushed),
             (Some(id), request) => match self.carry_out(queue, id, cookie, request)? {
                 Ok(()) => {
@@ -341,15 +336,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }))
     }
 
-    /// Gives a connection to another worker, or makes the token with which it can be claimed. `None`: another shard
-    /// makes the token, and [`transferred`](Self::transferred) is the answer.
+    /// Gives a connection to another worker, or makes the token with which it can be claimed.
     fn transfer(
         &mut self,
         queue: QueueId,
-        (id, number, cookie): (ConnId, u64, u64),
+        id: ConnId,
         client_guid: Option<[u8; 16]>,
         message: Option<Piece>,
-    ) -> Result<Result<Option<Token>, Status>, Violation> {
+    ) -> Result<Result<Token, Status>, Violation> {
         let message = match self.copy_message(queue, message)? {
             Ok(message) => message,
             Err(status) => return Ok(Err(status)),
@@ -377,7 +371,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                 Some(worker) => Some(worker),
             },
         };
-        if let (Some(worker), Scope::All) = (&owner, self.scope) {
+        if let Some(worker) = &owner {
             // If the new owner cannot have a queue, the connection still belongs to this worker.
             if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
@@ -385,19 +379,15 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         self.disown(queue, id, message);
         let Some(worker) = owner else {
-            if self.scope != Scope::All {
-                self.leave_for_token(queue, id, (number, cookie));
-                return Ok(Ok(None));
-            }
             let token = self.make_token(id);
             match token {
                 Some(_) => self.host.registry().undispatch(),
                 None => self.end(id, "no_random_numbers", Status::System),
             }
-            return Ok(token.map(Some).ok_or(Status::System));
+            return Ok(token.ok_or(Status::System));
         };
         self.assign(id, &worker);
-        Ok(Ok(Some(Token::default())))
+        Ok(Ok(Token::default()))
     }
 
     /// Copies the message of a transfer out of SEND.
