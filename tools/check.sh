@@ -175,7 +175,7 @@ step_counts() {
 # Tests Linux's own SMB client and server, in guests, with smbdirectd on software iWARP and on RDMA devices.
 step_kernel() {
     local module=()
-    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs || return 1
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs verbs || return 1
     if [ "$(uname -m)" = x86_64 ] && library_sources; then
         kernel_module target/kernel-module || return 1
         module=(--module target/kernel-module/smbdirectk.ko)
@@ -186,7 +186,7 @@ step_kernel() {
 # Runs what takes too long for step_kernel: a fuzzer for ten minutes, 200 kills, and smbtorture.
 step_module_long() {
     [ "$(uname -m)" = x86_64 ] && library_sources || { skipped "the kernel module: needs x86-64"; return 0; }
-    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs && kernel_module target/kernel-module &&
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs verbs kill device_fuzz && kernel_module target/kernel-module &&
         tests/kernel/all.py --module target/kernel-module/smbdirectk.ko --fuzz "${program[device_fuzz]}" \
             --fuzz-seconds "${FUZZ_SECONDS:-600}" --players "${program[kill]}" --kills "${KILLS:-200}" --seconds 7200 \
             ${KERNEL_TESTS:-siw-device module-bench module-torture module-kills}
@@ -198,7 +198,7 @@ step_module_debug() {
     [ "$(uname -m)" = x86_64 ] && library_sources || { skipped "the kernel module: needs x86-64"; return 0; }
     export KERNEL=debug KASAN=1 ENGINE=target/kernel-debug/engine.o OUT=$PWD/target/kernel-engine-debug
     mkdir -p target/kernel-debug
-    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs && kernel_module target/kernel-debug &&
+    tests/kernel/guest.sh build && samba_tree && programs && kernel_programs verbs kill device_fuzz && kernel_module target/kernel-debug &&
         tests/kernel/all.py --module target/kernel-debug/smbdirectk.ko --fuzz "${program[device_fuzz]}" \
             --fuzz-seconds "${FUZZ_SECONDS:-60}" --players "${program[kill]}" --kills "${KILLS:-20}" --limit 900 --seconds 7200 \
             --largest 4 --output target/kernel-debug ${KERNEL_TESTS:-siw-module rxe-module siw-module-failures \
@@ -212,12 +212,14 @@ kernel_module() {
 
 # Builds the test programs that run in guests, and sets `program` to their paths by name.
 kernel_programs() {
-    local built name path
-    built=$(cargo test --locked --release --workspace --test verbs --test kill --test device_fuzz --no-run --message-format json |
-        sed -n 's/.*"name":"\(verbs\|kill\|device_fuzz\)".*"executable":"\([^"]*\)".*/\1 \2/p')
+    local built name path names tests=()
+    for name in "$@"; do tests+=(--test "$name"); done
+    names=$(IFS='|' && echo "$*")
+    built=$(cargo test --locked --release --workspace "${tests[@]}" --no-run --message-format json |
+        sed -nE 's/.*"name":"('"$names"')".*"executable":"([^"]*)".*/\1 \2/p')
     declare -gA program=()
     while read -r name path; do program[$name]=$path; done <<<"$built"
-    [ ${#program[@]} = 3 ] || { echo "the programs for the guests do not build"; return 1; }
+    [ ${#program[@]} = $# ] || { echo "the programs for the guests do not build"; return 1; }
 }
 
 # Runs measurements and loads that take too long for the tests.
