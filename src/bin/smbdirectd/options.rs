@@ -89,7 +89,7 @@ impl Options {
     fn file(&self) -> ConfigFile<'_> {
         let path = self.config.as_deref();
         ConfigFile {
-            path: path.unwrap_or(Path::new(DEFAULT_FILE)),
+            path: path.unwrap_or_else(|| Path::new(DEFAULT_FILE)),
             may_be_missing: path.is_none(),
         }
     }
