@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A connection is kept with everything that is under way on it. Submissions that the shard has not taken stay in their
-//! rings, and completions for which there was no room are written down. After [`freeze`](Shard::freeze), the shard must
-//! not take a step until it is clear whether another device continues; if none does, it just goes on.
+//! rings, and completions for which there was no room are written down. After [`freeze`](super::Shard::freeze), the shard
+//! must not take a step until it is clear whether another device continues; if none does, it just goes on.
 //!
 //! What cannot be continued ends as if it had ended here: its worker gets the answers that are due, and then learns of
 //! the end.
