@@ -148,11 +148,8 @@ class Work:
     def __init__(self, checks):
         self.server = checks.server
         self.report = checks.report
-        # smbd ends a connection whose client does not get a break within 1.2 s (docs/upgrade.md), and in an emulated
-        # guest a restart takes longer. So these mounts have nothing that could be broken.
-        without_leases = ["nolease", "nohandlecache"]
-        self.direct = checks.mount("cache=none", *without_leases)
-        self.cached = checks.mount(*without_leases, where="/mnt/other")
+        self.direct = checks.mount("cache=none")
+        self.cached = checks.mount(where="/mnt/other")
         self.behind = checks.behind
 
     def __enter__(self):
