@@ -121,6 +121,13 @@ impl Channel for AnyChannel {
         }
     }
 
+    fn has_just_looked(&mut self) -> bool {
+        match self {
+            Self::Socket(channel) => channel.has_just_looked(),
+            Self::Char(channel) => channel.has_just_looked(),
+        }
+    }
+
     fn close(&mut self) {
         match self {
             Self::Socket(channel) => channel.close(),

@@ -57,6 +57,13 @@ pub trait Channel {
     /// process cannot get more descriptors or memory.
     fn receive(&mut self) -> Result<Option<Delivery<Self::Doorbell>>, Status>;
 
+    /// Returns whether the device has looked at everything since `event_fd` was last waited for, so that it has
+    /// nothing new to say unless `event_fd` is readable again: the next [`receive`](Self::receive) can wait for that.
+    /// `true` once; the caller may not take it as a promise that there is no message.
+    fn has_just_looked(&mut self) -> bool {
+        false
+    }
+
     /// Ends the attachment, even if a child of this process holds a copy of the channel.
     fn close(&mut self);
 }

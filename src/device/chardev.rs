@@ -6,6 +6,10 @@
 //! returns, as it returns the events that the device has for this process. Memory is mapped when a message announces
 //! it, and the bell of a queue is a call.
 //!
+//! Whenever this process enters the device, the device looks at everything: submissions, completions, events. Whatever
+//! comes later makes the file readable, and it stays readable. So the channel does not enter the device again only to
+//! learn that there is nothing ([`has_just_looked`](Channel::has_just_looked)): that would be half of all calls.
+//!
 //! Every answer of the device is checked, like everything that smbdirectd sends: a module of another version, or a bug
 //! in it, becomes an error with a name. Only root can make a device node, so no other user can pose as the device.
 
@@ -17,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -133,6 +138,7 @@ const fn meaning_of_attach(errno: i32) -> Status {
 pub struct Kick<K> {
     kernel: Arc<K>,
     queue: u32,
+    has_entered: Arc<AtomicBool>,
 }
 
 impl<K: Kernel> Doorbell for Kick<K> {
@@ -141,8 +147,10 @@ impl<K: Kernel> Doorbell for Kick<K> {
             queue: self.queue,
             ..EnterCall::new_zeroed()
         };
-        // If this fails, the next look reports why.
+        // If this fails, the file is readable, and the next look reports why.
         let _ = call(&*self.kernel, &mut argument, None);
+        // SYNC: only the thread that has the handle uses it.
+        self.has_entered.store(true, Ordering::Relaxed);
     }
 }
 
@@ -159,6 +167,8 @@ pub struct CharChannel<K = CharDevice> {
     filled: usize,
     /// The reason why the attachment has to end: a call failed that must not fail.
     failed: Option<Status>,
+    /// The device has looked at everything, and events are not to be read.
+    has_entered: Arc<AtomicBool>,
 }
 
 impl CharChannel {
@@ -200,6 +210,7 @@ impl<K: Kernel> CharChannel<K> {
             next: 0,
             filled: 0,
             failed: None,
+            has_entered: Arc::default(),
         })
     }
 
@@ -296,6 +307,8 @@ impl<K: Kernel> CharChannel<K> {
         };
         call(&*self.kernel, &mut argument, None).map_err(meaning)?;
         if argument.ready & ready::EVENTS == 0 {
+            // SYNC: as in `Kick::ring`.
+            self.has_entered.store(true, Ordering::Relaxed);
             return Ok(false);
         }
         self.read_events()
@@ -355,6 +368,7 @@ impl<K: Kernel> CharChannel<K> {
             Answer::Queue(queue) => Some(Kick {
                 kernel: Arc::clone(&self.kernel),
                 queue: queue.queue,
+                has_entered: Arc::clone(&self.has_entered),
             }),
             _ => None,
         };
@@ -536,6 +550,13 @@ impl<K: Kernel> Channel for CharChannel<K> {
             self.waker.wake();
         }
         self.deliver(next.0, next.1).map(Some)
+    }
+
+    fn has_just_looked(&mut self) -> bool {
+        // SYNC: as in `Kick::ring`.
+        let has_entered = self.has_entered.swap(false, Ordering::Relaxed);
+        // Answers of calls make the file readable, too, but need not wait for that.
+        has_entered && !self.has_more()
     }
 
     fn close(&mut self) {

@@ -646,7 +646,8 @@ impl<C: Channel> Handle<C> {
             if let State::Leaving(status) = self.state {
                 return Err(status);
             }
-            if !std::mem::take(&mut self.woken) && self.read_message()? {
+            let may_wait = std::mem::take(&mut self.woken) | self.channel.has_just_looked();
+            if !may_wait && self.read_message()? {
                 continue;
             }
             let may_sleep = match &mut self.worker {
@@ -654,6 +655,8 @@ impl<C: Channel> Handle<C> {
                 _ => true,
             };
             if may_sleep {
+                // What the device has looked at so far says nothing about what comes after the sleep.
+                self.channel.has_just_looked();
                 return Ok(None);
             }
         }

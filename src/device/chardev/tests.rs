@@ -392,6 +392,34 @@ fn the_bell_of_a_queue_enters_it_without_looking() {
 }
 
 #[test]
+fn a_device_that_was_just_entered_has_nothing_new() {
+    let script = Script::new();
+    let mut channel = script.channel();
+    assert!(!channel.has_just_looked());
+    assert!(channel.receive().unwrap().is_none());
+    assert!(channel.has_just_looked());
+    assert!(!channel.has_just_looked(), "once");
+    let queue = Queue {
+        queue: 2,
+        length: 5000,
+        completion_offset: 64,
+        reserved: 0,
+    };
+    script.event(0, &queue);
+    let bell = channel.receive().unwrap().unwrap().doorbell.unwrap();
+    assert!(!channel.has_just_looked(), "there were events");
+    bell.ring();
+    assert!(channel.has_just_looked());
+    // The answer of a call is not the device's news.
+    channel
+        .send(&message(3, &Claim { token: [1; 16] }, &[]))
+        .unwrap();
+    bell.ring();
+    assert!(!channel.has_just_looked());
+    assert!(channel.receive().unwrap().is_some());
+}
+
+#[test]
 fn a_signal_repeats_the_call() {
     let script = Script::new();
     let mut channel = script.channel();

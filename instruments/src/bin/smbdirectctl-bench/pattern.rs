@@ -33,9 +33,12 @@ impl Pattern {
         ((offset / 8).wrapping_mul(FACTOR) ^ self.seed).to_le_bytes()
     }
 
-    /// Fills `bytes` with the pattern for `offset` of the file, a multiple of 8.
+    /// Fills `bytes` with the pattern for `offset` of the file.
     pub(crate) fn fill(self, bytes: &mut [u8], offset: u64) {
-        for (at, word) in (offset..).step_by(8).zip(bytes.chunks_mut(8)) {
+        let (first, rest) = bytes.split_at_mut(until_word(offset).min(bytes.len()));
+        first.copy_from_slice(&self.word(offset)[(offset % 8) as usize..][..first.len()]);
+        let offset = offset + first.len() as u64;
+        for (at, word) in (offset..).step_by(8).zip(rest.chunks_mut(8)) {
             let bytes = self.word(at);
             word.copy_from_slice(bytes.split_at(word.len()).0);
         }
@@ -54,7 +57,13 @@ impl Pattern {
 
     /// Finds the first mismatch in `bytes`, which came from `offset` of the file.
     pub(crate) fn check(self, bytes: &[u8], offset: u64) -> Result<(), Mismatch> {
-        for (at, word) in (0..).step_by(8).zip(bytes.chunks(8)) {
+        let (first, rest) = bytes.split_at(until_word(offset).min(bytes.len()));
+        let expected = &self.word(offset)[(offset % 8) as usize..];
+        if let Some(at) = first.iter().zip(expected).position(|(a, b)| a != b) {
+            let belongs_to = None;
+            return Err(Mismatch { at, belongs_to });
+        }
+        for (at, word) in (first.len()..).step_by(8).zip(rest.chunks(8)) {
             let expected = self.word(offset + at as u64);
             let differs = word.iter().zip(expected).position(|(a, b)| *a != b);
             if let Some(byte) = differs {
@@ -100,6 +109,11 @@ impl Pattern {
     }
 }
 
+/// Returns the number of bytes from an offset to the next word.
+const fn until_word(offset: u64) -> usize {
+    (offset.wrapping_neg() % 8) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +128,26 @@ mod tests {
         assert_eq!(elsewhere.belongs_to, Some(4096));
         let another = Pattern::new(78);
         assert!(another.check(&bytes, 4096).is_err(), "data of another run");
+    }
+
+    #[test]
+    fn data_may_begin_and_end_anywhere() {
+        let pattern = Pattern::new(77);
+        let mut whole = vec![0; 100];
+        pattern.fill(&mut whole, 4096);
+        for (start, end) in [(0, 1), (1, 2), (3, 8), (3, 9), (7, 100), (8, 99), (13, 13)] {
+            let mut part = vec![0; end - start];
+            let offset = 4096 + start as u64;
+            pattern.fill(&mut part, offset);
+            assert_eq!(part, whole[start..end], "{start}..{end}");
+            assert_eq!(pattern.check(&part, offset), Ok(()));
+            for at in 0..part.len() {
+                part[at] ^= 1;
+                let found = pattern.check(&part, offset).expect_err("a wrong byte");
+                assert_eq!(found.at, at, "{start}..{end}");
+                part[at] ^= 1;
+            }
+        }
     }
 
     #[test]
