@@ -133,6 +133,9 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 PKGCONFIGDIR ?= $(LIBDIR)/pkgconfig
 MANDIR ?= $(PREFIX)/share/man
+BASHCOMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPLETIONDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHCOMPLETIONDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 # smbdirectd always looks for its configuration in /etc, even if it is installed elsewhere.
 SYSCONFDIR ?= /etc
 SYSTEMDDIR ?= $(PREFIX)/lib/systemd/system
@@ -146,6 +149,8 @@ STRIP ?= strip
 VERSION = $(shell sed -n '/^\[workspace.package\]/,/^\[package\]/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
 ABI = $(shell sed -n 's/^pub const SMBDIRECT_ABI_VERSION: u32 = \([0-9]*\);/\1/p' src/ffi/status.rs)
 PROGRAMS = smbdirectd smbdirectctl smbdirectctl-bench
+# The programs whose words shells can complete.
+COMPLETED = smbdirectd smbdirectctl
 SO = libsmbdirect.so
 
 install: built install-library install-programs ## install what make build has built (PREFIX=/usr/local, DESTDIR=, LIBDIR=, ...)
@@ -177,6 +182,12 @@ install-programs:
 	$(INSTALL) -m 644 contrib/smbdirectd.sysusers.conf '$(DESTDIR)$(SYSUSERSDIR)/smbdirectd.conf'
 	$(INSTALL) -m 644 docs/man/*.5 '$(DESTDIR)$(MANDIR)/man5'
 	$(INSTALL) -m 644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8'
+	$(INSTALL) -d '$(DESTDIR)$(BASHCOMPLETIONDIR)' '$(DESTDIR)$(ZSHCOMPLETIONDIR)' '$(DESTDIR)$(FISHCOMPLETIONDIR)'
+	for program in $(COMPLETED); do \
+		$(INSTALL) -m 644 contrib/completions/$$program.bash "$(DESTDIR)$(BASHCOMPLETIONDIR)/$$program" && \
+		$(INSTALL) -m 644 contrib/completions/_$$program '$(DESTDIR)$(ZSHCOMPLETIONDIR)' && \
+		$(INSTALL) -m 644 contrib/completions/$$program.fish '$(DESTDIR)$(FISHCOMPLETIONDIR)' || exit 1; \
+	done
 	[ -e '$(DESTDIR)$(SYSCONFDIR)/smbdirect/smbdirectd.toml' ] || \
 		$(INSTALL) -m 644 contrib/smbdirectd.toml '$(DESTDIR)$(SYSCONFDIR)/smbdirect/smbdirectd.toml'
 
@@ -185,6 +196,8 @@ uninstall: ## remove what make install installed, with the same variables; the c
 	rm -f '$(DESTDIR)$(PKGCONFIGDIR)/smbdirect.pc' '$(DESTDIR)$(INCLUDEDIR)/smbdirect.h'
 	rm -f $(PROGRAMS:%='$(DESTDIR)$(SBINDIR)'/%)
 	rm -f '$(DESTDIR)$(SYSTEMDDIR)/smbdirectd.service' '$(DESTDIR)$(SYSUSERSDIR)/smbdirectd.conf'
+	rm -f $(COMPLETED:%='$(DESTDIR)$(BASHCOMPLETIONDIR)'/%) $(COMPLETED:%='$(DESTDIR)$(ZSHCOMPLETIONDIR)'/_%) \
+		$(COMPLETED:%='$(DESTDIR)$(FISHCOMPLETIONDIR)'/%.fish)
 	rm -f $(foreach page,$(notdir $(wildcard docs/man/*)),'$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(page)')
 
 clean: ## remove everything that was built

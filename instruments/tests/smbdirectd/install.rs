@@ -45,9 +45,15 @@ fn expected() -> Vec<String> {
         "usr/local/sbin/smbdirectctl",
         "usr/local/sbin/smbdirectctl-bench",
         "usr/local/sbin/smbdirectd",
+        "usr/local/share/bash-completion/completions/smbdirectctl",
+        "usr/local/share/bash-completion/completions/smbdirectd",
+        "usr/local/share/fish/vendor_completions.d/smbdirectctl.fish",
+        "usr/local/share/fish/vendor_completions.d/smbdirectd.fish",
         "usr/local/share/man/man5/smbdirectd.toml.5",
         "usr/local/share/man/man8/smbdirectctl.8",
         "usr/local/share/man/man8/smbdirectd.8",
+        "usr/local/share/zsh/site-functions/_smbdirectctl",
+        "usr/local/share/zsh/site-functions/_smbdirectd",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -7,6 +7,9 @@
 
 mod bridge;
 mod capture;
+#[cfg(test)]
+#[path = "../smbdirectd/completions.rs"]
+mod completions;
 mod doctor;
 mod events;
 mod kernel;
@@ -372,7 +375,14 @@ fn not_printed(error: &io::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+
+    #[test]
+    fn the_completions_have_all_options() {
+        completions::check(Options::command());
+    }
 
     #[test]
     fn texts_of_a_device_do_not_control_the_terminal() {

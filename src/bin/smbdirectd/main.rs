@@ -2,6 +2,8 @@
 
 //! `smbdirectd`: the smbdirect device in user space. See smbdirectd(8).
 
+#[cfg(test)]
+mod completions;
 mod file;
 mod log;
 mod options;
@@ -66,4 +68,16 @@ fn run(options: &Options) -> Result<(), Failure> {
     let log = log::start(filter, settings.log_format);
     let reload = reload::Reload::new(options, (settings.clone(), found), log);
     serve::serve(settings, reload).map_err(Failure::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_completions_have_all_options() {
+        completions::check(Options::command());
+    }
 }
