@@ -165,6 +165,13 @@ impl Admission {
         self.connections.add(place, source);
     }
 
+    /// Notes that a connection, which is not offered and does not wait, has moved. `false`: it was removed, and the
+    /// caller has to end it.
+    pub fn moved(&mut self, from: &Place, to: Place) -> bool {
+        self.strangers.rename(from, to);
+        self.connections.rename(from, to)
+    }
+
     /// Notes that a connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.strangers.remove(&place);

@@ -338,6 +338,13 @@ impl<P: Peer> Registry<P> {
         self.admission.stays(place, peer.into());
     }
 
+    /// Notes that a connection, which is neither offered nor waiting to be offered, has moved to another shard. `false`:
+    /// it had to end meanwhile, to make room for a newcomer.
+    #[must_use]
+    pub fn moved(&mut self, from: &Place, to: Place) -> bool {
+        self.admission.moved(from, to)
+    }
+
     /// Notes that a connection has a session now.
     pub fn authenticated(&mut self, place: Place) {
         self.admission.authenticated(place);
@@ -414,6 +421,16 @@ impl<P: Peer> Registry<P> {
         transport: impl Iterator<Item = (&'static str, u64)>,
     ) {
         self.ended.insert(shard);
+        self.keep_totals(fabric, carried, transport);
+    }
+
+    /// Adds to the totals what a shard carried that is about to be forgotten.
+    pub fn keep_totals(
+        &mut self,
+        fabric: &'static str,
+        carried: Carried,
+        transport: impl Iterator<Item = (&'static str, u64)>,
+    ) {
         let sum = self.carried.entry(fabric).or_default();
         sum.requested += carried.requested;
         sum.connections += carried.connections;

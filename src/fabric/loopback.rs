@@ -11,6 +11,7 @@
 //! is measured on top of it: an operation does not need hashing or, once the queues have grown, allocation.
 
 mod conn;
+mod moving;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -66,6 +67,10 @@ pub struct Loopback {
     reading: Vec<ConnId>,
     /// Connections whose end has to be reported.
     ending: Vec<ConnId>,
+    /// Connections that were taken out.
+    away: Vec<ConnId>,
+    /// The events of these connections.
+    held_back: Vec<Event>,
     /// Number of calls of `poll`.
     round: u64,
     next_port: u16,
@@ -82,6 +87,8 @@ impl Loopback {
             ready: Vec::new(),
             reading: Vec::new(),
             ending: Vec::new(),
+            away: Vec::new(),
+            held_back: Vec::new(),
             round: 1,
             next_port: 49152,
         })
@@ -473,16 +480,22 @@ impl Fabric for Loopback {
         reading.retain(|conn| self.run_reads(*conn));
         self.reading = reading;
         let mut ending = std::mem::take(&mut self.ending);
-        for conn in ending.drain(..) {
-            self.report_end(conn);
-        }
+        ending.retain(|conn| {
+            let is_away = self.away.contains(conn);
+            if !is_away {
+                self.report_end(*conn);
+            }
+            is_away
+        });
         self.ending = ending;
+        self.hold_back();
         events.append(&mut self.ready);
         Ok(())
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let idle = self.ready.is_empty() && self.reading.is_empty() && self.ending.is_empty();
+        let ends = self.ending.iter().any(|conn| !self.away.contains(conn));
+        let idle = self.ready.is_empty() && self.reading.is_empty() && !ends;
         if idle { None } else { Some(Instant::ZERO) }
     }
 }

@@ -106,6 +106,16 @@ impl<K: Copy + Ord> Sources<K> {
         true
     }
 
+    /// Gives a connection another key; it stays as old as it is. Returns whether it existed.
+    pub(crate) fn rename(&mut self, key: &K, to: K) -> bool {
+        let Some((source, number)) = self.places.remove(key) else {
+            return false;
+        };
+        self.places.insert(to, (source, number));
+        self.change(source, |conns| conns.insert(number, to));
+        true
+    }
+
     /// Adds a connection. If there are now too many, removes the one that has to be dropped and returns it.
     pub(crate) fn admit(&mut self, key: K, source: Source, limits: Limits) -> Option<(K, Limit)> {
         self.add(key, source);
@@ -216,6 +226,20 @@ mod tests {
             assert!(sources.remove(&number) && !sources.remove(&number));
         }
         assert_eq!((sources.total(), sources.oldest_of_greediest()), (0, None));
+        assert!(sources.by_source.is_empty() && sources.ranks.is_empty());
+    }
+
+    #[test]
+    fn a_renamed_connection_stays_as_old_as_it_is() {
+        let mut sources = Sources::default();
+        for number in 1..=3 {
+            sources.add(number, source("::1"));
+        }
+        assert!(sources.rename(&1, 9) && !sources.rename(&1, 8));
+        assert_eq!(sources.oldest_of_greediest(), Some(9));
+        for number in [9, 2, 3] {
+            assert!(sources.remove(&number));
+        }
         assert!(sources.by_source.is_empty() && sources.ranks.is_empty());
     }
 

@@ -422,3 +422,16 @@ pub trait Fabric {
     /// event. A time in the past: call it at once.
     fn poll_timeout(&self) -> Option<Instant>;
 }
+
+/// A fabric whose connections can move to another fabric of the same kind.
+pub trait Movable: Fabric {
+    /// A connection that is in neither of two fabrics.
+    type Moving: fmt::Debug;
+
+    /// Takes an established connection out. Its work stays posted, and what happens to the connection from now on is
+    /// reported by the fabric that it is put into. `None`: there is no such connection.
+    fn take(&mut self, conn: ConnId) -> Option<Self::Moving>;
+
+    /// Puts in a connection that was taken out of another fabric. Returns its new number.
+    fn put(&mut self, conn: Self::Moving) -> ConnId;
+}

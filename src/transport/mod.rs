@@ -50,6 +50,7 @@ mod journal;
 mod kept;
 mod lines;
 mod log;
+mod moving;
 mod outgoing;
 mod progress;
 mod table;
@@ -63,6 +64,7 @@ pub use buffers::{HeapBuffers, MessageBuffers};
 pub use event::{CallFailed, CloseReason, ConnStatus, ConnectError, Event, SendError, Traffic};
 pub use journal::Counters;
 pub use lines::Lines;
+pub use moving::Moving;
 #[cfg(feature = "broker")]
 pub(crate) use outgoing::ends_call;
 

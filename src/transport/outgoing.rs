@@ -88,6 +88,14 @@ impl SendQueue {
         self.stalled.is_some()
     }
 
+    /// Returns whether every message and RDMA WRITE of the owner has ended.
+    pub(super) fn is_done(&self) -> bool {
+        self.queue.is_empty()
+            && self.current.is_none()
+            && self.sending.is_empty()
+            && self.writing.is_empty()
+    }
+
     /// Returns whether the endpoint has a message in progress.
     #[cfg(feature = "fabric")]
     pub(super) fn is_sending(&self) -> bool {
@@ -382,6 +390,11 @@ pub(super) struct ReadQueue {
 }
 
 impl ReadQueue {
+    /// Returns whether every RDMA READ of the owner has ended.
+    pub(super) fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.reading.is_empty()
+    }
+
     /// Returns how many RDMA READs wait to be posted.
     pub(super) fn len(&self) -> usize {
         self.calls

@@ -9,6 +9,7 @@ mod ahead;
 mod churn;
 mod data;
 mod hostile;
+mod moving;
 mod network;
 mod process;
 mod routing;

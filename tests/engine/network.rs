@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use smbdirect::fabric::loopback::{Loopback, LoopbackConfig};
 use smbdirect::fabric::{
-    ConnId, Event, Fabric, FabricError, ListenerId, ReadLimits, forward_fabric,
+    ConnId, Event, Fabric, FabricError, ListenerId, Movable, ReadLimits, forward_fabric,
 };
 use smbdirect::units::Instant;
 
@@ -48,6 +48,16 @@ impl End {
             number,
         };
         (0..ends).map(end).collect()
+    }
+
+    /// Makes one more end of the same network.
+    pub(crate) fn another(&self) -> Self {
+        let events = &mut self.network.borrow_mut().events;
+        events.push(Vec::new());
+        Self {
+            network: Rc::clone(&self.network),
+            number: events.len() - 1,
+        }
     }
 }
 
@@ -110,5 +120,28 @@ impl Fabric for End {
             true => network.loopback.poll_timeout(),
             false => Some(Instant::ZERO),
         }
+    }
+}
+
+/// A connection gets another number when it moves, as it does in a kernel.
+impl Movable for End {
+    type Moving = <Loopback as Movable>::Moving;
+
+    fn take(&mut self, conn: ConnId) -> Option<Self::Moving> {
+        let mut network = self.network.borrow_mut();
+        let is_done = |event: &Event| !matches!(event, Event::Completion { conn: of, .. } | Event::Closed { conn: of, .. } if *of == conn);
+        assert!(
+            network.events[self.number].iter().all(is_done),
+            "a poll takes all events"
+        );
+        network.conns.remove(&conn)?;
+        network.loopback.take(conn)
+    }
+
+    fn put(&mut self, moving: Self::Moving) -> ConnId {
+        let mut network = self.network.borrow_mut();
+        let conn = network.loopback.put(moving);
+        network.conns.insert(conn, self.number);
+        conn
     }
 }

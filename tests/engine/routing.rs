@@ -215,7 +215,7 @@ fn a_listener_that_does_not_read_loses_the_client_and_stays() {
     scene.leaves_nothing();
 }
 
-fn transfer(scene: &mut Scene, worker: &Process, conn: u64, client_guid: [u8; 16]) -> Completion {
+pub(crate) fn submit_transfer(worker: &Process, conn: u64, client_guid: [u8; 16]) {
     let transfer = TransferSubmission {
         op: op::TRANSFER,
         flags: 0,
@@ -228,6 +228,15 @@ fn transfer(scene: &mut Scene, worker: &Process, conn: u64, client_guid: [u8; 16
         reserved2: 0,
     };
     worker.submit_to(smbdirect::device::abi::queue_of(conn), transmute!(transfer));
+}
+
+pub(crate) fn transfer(
+    scene: &mut Scene,
+    worker: &Process,
+    conn: u64,
+    client_guid: [u8; 16],
+) -> Completion {
+    submit_transfer(worker, conn, client_guid);
     scene.settle();
     let done = worker.expect(event::TRANSFERRED);
     assert_eq!(done.cookie, 77);

@@ -17,8 +17,8 @@ use smbdirect::engine::memory::Account;
 use smbdirect::engine::peer::{Peer, Role};
 use smbdirect::engine::pool::{Pool, QueueId};
 use smbdirect::engine::registry::{Carried, Registry};
-use smbdirect::engine::shard::{Claim, Host, Notice, Rules, Shard};
-use smbdirect::fabric::{Access, ConnId, Region, Sge};
+use smbdirect::engine::shard::{Claim, Host, Moving, Notice, Rules, Scope, Shard};
+use smbdirect::fabric::{Access, ConnId, Movable, Region, Sge};
 use smbdirect::proto;
 use smbdirect::sys::Memory;
 use smbdirect::transport::{Config, Event, HeapBuffers, Transport};
@@ -54,9 +54,48 @@ pub(crate) enum Seen {
     Closed(&'static str),
 }
 
+/// A connection that is in no shard.
+type Traveller = Moving<<End as Movable>::Moving, Process>;
+
+/// How shards are made.
+struct Maker {
+    end: End,
+    office: Office,
+    rules: Rules,
+    config: Config,
+    total: Arc<Account>,
+}
+
+impl Maker {
+    /// Makes a shard, whose transport listens if `listens`.
+    fn shard(&self, number: usize, listens: bool) -> (Shard<End, Office>, Option<SocketAddr>) {
+        let receive = RegionShape {
+            unit_length: UNIT,
+            units_per_segment: 64,
+            longest_run: 32,
+            max_segments: 4,
+        };
+        let pool = Pool::new(receive, Arc::clone(&self.total), 0);
+        let mut transport = Transport::new(self.end.another(), pool, self.config);
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = listens.then(|| transport.listen(any).unwrap());
+        let address = listener.and_then(|listener| transport.local_address(listener));
+        let host = (self.office.clone(), self.rules.clone());
+        let listeners = listener.into_iter().collect();
+        let shard = Shard::new((number, "loopback"), host, (transport, listeners));
+        (shard, address)
+    }
+}
+
 pub(crate) struct Scene {
     pub(crate) now: Instant,
     pub(crate) shards: Vec<Shard<End, Office>>,
+    /// The shard of each worker, if workers have shards of their own. Then shard 0 has all other connections.
+    pub(crate) homes: Option<BTreeMap<u32, usize>>,
+    /// Connections that are in no shard. They stay there as long as `is_holding`.
+    pub(crate) moving: Vec<Traveller>,
+    pub(crate) is_holding: bool,
+    maker: Maker,
     addresses: Vec<SocketAddr>,
     clients: Transport<End, HeapBuffers>,
     seen: BTreeMap<ConnId, Vec<Seen>>,
@@ -99,32 +138,29 @@ impl Scene {
         };
         change(&mut rules, &mut limits);
         let office = Office(Rc::new(RefCell::new((Registry::new(limits), 0))));
-        let mut ends = End::network(shards + 1);
+        let end = End::network(1).remove(0);
         let config = Config {
             first_receive_credit_max: Credits(8),
             ..Config::new(proto::Config::default(), proto::Config::initiator_default())
         };
-        let clients = Transport::new(ends.remove(0), HeapBuffers::new(), config);
-        let receive = RegionShape {
-            unit_length: UNIT,
-            units_per_segment: 64,
-            longest_run: 32,
-            max_segments: 4,
+        let clients = Transport::new(end.clone(), HeapBuffers::new(), config);
+        let maker = Maker {
+            end,
+            office: office.clone(),
+            rules,
+            config,
+            total: Arc::clone(&total),
         };
-        let mut addresses = Vec::new();
-        let shard = |(number, end)| {
-            let pool = Pool::new(receive, Arc::clone(&total), 0);
-            let mut transport = Transport::new(end, pool, config);
-            let listener = transport.listen("127.0.0.1:0".parse().unwrap()).unwrap();
-            addresses.push(transport.local_address(listener).unwrap());
-            let host = (office.clone(), rules.clone());
-            Shard::new((number, "loopback"), host, (transport, vec![listener]))
-        };
-        let shards = ends.into_iter().enumerate().map(shard).collect();
+        let made = (0..shards).map(|number| maker.shard(number, true));
+        let (shards, addresses): (Vec<_>, Vec<_>) = made.unzip();
         Self {
             now: Instant::ZERO + Duration::from_secs(1000),
             shards,
-            addresses,
+            homes: None,
+            moving: Vec::new(),
+            is_holding: false,
+            maker,
+            addresses: addresses.into_iter().flatten().collect(),
             clients,
             seen: BTreeMap::new(),
             office,
@@ -135,6 +171,15 @@ impl Scene {
             faults: Vec::new(),
             ends: Vec::new(),
         }
+    }
+
+    /// Makes a scene in which each worker has a shard of its own.
+    pub(crate) fn apart(change: impl Fn(&mut Rules, &mut Limits)) -> Self {
+        let mut scene = Self::with(1, change);
+        let lobby = scene.shards.remove(0);
+        scene.shards.push(lobby.with_scope(Scope::Unowned));
+        scene.homes = Some(BTreeMap::new());
+        scene
     }
 
     /// Lets everything do its pending work at this moment.
@@ -168,6 +213,11 @@ impl Scene {
             busy |= !shard.announce_sleep();
             busy |= shard.next_deadline().is_some_and(|at| at <= self.now);
         }
+        if !self.is_holding {
+            for moving in std::mem::take(&mut self.moving) {
+                self.put(moving);
+            }
+        }
         let mut events = Vec::new();
         self.clients.poll(self.now, &mut events).unwrap();
         busy |= !events.is_empty();
@@ -188,6 +238,27 @@ impl Scene {
         busy | self.clients.poll_timeout().is_some_and(|at| at <= self.now)
     }
 
+    /// Puts a connection into the shard where it belongs.
+    fn put(&mut self, mut moving: Traveller) {
+        let homes = self.homes.as_ref().expect("connections that move");
+        match moving.owner().map(|owner| homes.get(&owner.id()).copied()) {
+            Some(Some(home)) => self.moving.extend(self.shards[home].put(moving).err()),
+            Some(None) => {
+                moving.refuse(Status::Detached);
+                self.moving.push(moving);
+            }
+            None => {
+                let answer = self.shards[0].put_unowned(moving);
+                let home = answer
+                    .as_ref()
+                    .and_then(|answer| homes.get(&answer.worker()));
+                if let (Some(answer), Some(home)) = (answer, home) {
+                    self.shards[*home].transferred(answer);
+                }
+            }
+        }
+    }
+
     fn notice(&mut self, shard: usize, notice: Notice<Process>) {
         match notice {
             Notice::Fault {
@@ -205,6 +276,7 @@ impl Scene {
             Notice::Offer(Place { shard, conn }) => self.shards[shard].route(conn),
             Notice::Ended { close, .. } => self.ends.push(close.reason),
             Notice::QueueMade(queue) => self.queues.push((shard, queue)),
+            Notice::Leaving(conn) => self.moving.extend(self.shards[shard].take(conn)),
             Notice::NoMemory
             | Notice::Established { .. }
             | Notice::LimitMet(_)
@@ -235,6 +307,12 @@ impl Scene {
         let process = Process::new((self.last_id, role, invited), LIMIT, &self.total);
         self.office.registry().attach(&process);
         self.processes.insert(process.id(), process.clone());
+        if let (Some(homes), Role::Worker) = (&mut self.homes, role) {
+            let number = self.shards.len();
+            let (shard, _) = self.maker.shard(number, false);
+            self.shards.push(shard.with_scope(Scope::Worker));
+            homes.insert(process.id(), number);
+        }
         process
     }
 
@@ -260,6 +338,9 @@ impl Scene {
         if let Some(ended) = self.processes.remove(&process) {
             ended.release();
             self.office.registry().detach(process);
+            if let Some(homes) = &mut self.homes {
+                homes.remove(&process);
+            }
             for shard in &mut self.shards {
                 shard.gone(process);
             }

@@ -6,6 +6,7 @@
 mod limits;
 mod memory;
 mod messages;
+mod moving;
 mod ms_smbd;
 mod mute;
 mod pair;

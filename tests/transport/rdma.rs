@@ -8,7 +8,7 @@ use smbdirect::wire::BufferDescriptorV1;
 
 use crate::pair::{End, Net, config};
 
-fn piece(end: &End, offset: u64, length: u32) -> BufferDescriptorV1 {
+pub(crate) fn piece(end: &End, offset: u64, length: u32) -> BufferDescriptorV1 {
     let RemoteAddress { token, address } = end.region.remote;
     BufferDescriptorV1 {
         offset: address + offset,

@@ -337,6 +337,8 @@ impl<F: Keep + Reconfigure> Reactor<F> {
                 }
                 Said::End(place, limit) => self.relay(place, Command::End(place.conn, limit)),
                 Said::Offer(place) => self.relay(place, Command::Offer(place.conn)),
+                // The shard has all connections.
+                Said::Leaving(_) => {}
                 Said::NoMemory => self.control.notice(Notice::NoMemory),
                 Said::LimitMet(limit) => {
                     let config = self.shared.config();

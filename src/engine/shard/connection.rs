@@ -9,6 +9,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use super::ConnReport;
 use super::ahead::Ahead;
+use super::moving::Leaving;
 use crate::device::Status;
 use crate::device::abi::{ClientNote, ConnInfo, Token};
 use crate::engine::memory::{Charge, Segment};
@@ -26,6 +27,8 @@ pub(super) enum Stage {
     Offered(Token),
     /// The worker of `queue` has it, and knows it by `number`.
     Owned { queue: QueueId, number: u64 },
+    /// It belongs to another shard, and is about to move there.
+    Leaving,
     /// No worker has it: its worker has gone, and it is about to end.
     Orphan,
 }
@@ -104,6 +107,8 @@ pub(super) struct Conn<W> {
     pub(super) end: Option<(&'static str, Status)>,
     /// The connection's previous owner.
     pub(super) last_worker: Option<u32>,
+    /// Where the connection goes and why, if it is leaving.
+    pub(super) leaving: Option<Leaving<W>>,
 }
 
 /// The owner's segments that are registered with a connection, by number. The segments are kept until the connection
@@ -141,12 +146,16 @@ impl<W> Conn<W> {
             descriptors: None,
             end: None,
             last_worker: None,
+            leaving: None,
         }
     }
 
-    /// Returns whether the connection has an owner, or had one until its end.
+    /// Returns whether the connection has an owner, or had one until its end or until it left.
     pub(super) const fn is_dispatched(&self) -> bool {
-        matches!(self.stage, Stage::Owned { .. } | Stage::Orphan)
+        matches!(
+            self.stage,
+            Stage::Owned { .. } | Stage::Leaving | Stage::Orphan
+        )
     }
 
     /// Returns whether nothing is under way on the connection, as far as the device knows.
@@ -229,7 +238,8 @@ impl<W> Conn<W> {
             _ if self.end.is_some() => "ending",
             Stage::Fresh => "fresh",
             Stage::Offered(_) => "offered",
-            Stage::Owned { .. } => "owned",
+            // Whoever it moves to has it already.
+            Stage::Owned { .. } | Stage::Leaving => "owned",
             Stage::Orphan => "ending",
         }
     }

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::connection::{Conn, Stage};
-use super::{Host, NOTHING, Notice, Shard, Why};
+use super::moving::Leaving;
+use super::{Host, NOTHING, Notice, Scope, Shard, Why};
 use crate::device::Status;
 use crate::device::abi::{Completion, event};
 use crate::engine::peer::Peer;
@@ -42,7 +43,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             .unwrap_or_else(|| (reason.name(), reason::of_close(&reason)));
         let worker = match conn.stage {
             Stage::Owned { queue, .. } => self.queues.get(queue).map(|queue| &queue.worker),
-            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => None,
         };
         let worker = worker.cloned();
         let close = Close {
@@ -72,6 +73,9 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         self.offer_next(next);
         if let Some(claim) = conn.claim.take() {
             self.answer(&claim, status);
+        }
+        if let Some(transferred) = conn.leaving.and_then(|leaving| leaving.failed(status)) {
+            self.transferred(transferred);
         }
         if let Stage::Owned { queue, number } = conn.stage {
             if let Some(of) = self.queues.get_mut(queue) {
@@ -151,7 +155,13 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         self.transport.buffers_mut().remove(id);
         for conn in recovered {
-            self.route(conn);
+            match self.scope {
+                Scope::Worker => self.leave(conn, Leaving::Recovered),
+                Scope::All | Scope::Unowned => {
+                    self.become_fresh(conn);
+                    self.route(conn);
+                }
+            }
         }
     }
 
@@ -213,17 +223,32 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             return;
         }
         self.has_stopped = true;
-        let (connections, traffic) = self.carried();
+        let shard = (self.number, self.fabric);
         let counters = self.transport.counters();
-        let carried = Carried {
-            requested: counters.requested,
+        let mut registry = self.host.registry();
+        registry.shard_ended(shard, self.totals(), counters.closed());
+    }
+
+    fn totals(&self) -> Carried {
+        let (connections, traffic) = self.carried();
+        Carried {
+            requested: self.transport.counters().requested,
             connections,
             traffic,
             fetched_ahead: self.fetched_ahead,
-        };
-        let shard = (self.number, self.fabric);
+        }
+    }
+
+    /// Leaves the totals of this shard, which has no connections and gets no more, to the registry.
+    pub fn leave_totals(&self) {
+        let counters = self.transport.counters();
         let mut registry = self.host.registry();
-        registry.shard_ended(shard, carried, counters.closed());
+        registry.keep_totals(self.fabric, self.totals(), counters.closed());
+    }
+
+    /// Returns whether the shard has no connections, not even ones that have not negotiated.
+    pub fn is_empty(&self) -> bool {
+        self.transport.connections().next().is_none()
     }
 
     /// Returns whether the shard was told to stop, and has stopped.

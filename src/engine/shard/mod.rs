@@ -9,8 +9,9 @@
 //!   driver   -- calls -------------'      Notice --> driver
 //! ```
 //!
-//! All data of a connection stays in its shard. A worker has one queue with each shard that carries any of its
-//! connections. The shard polls the queues in use one after another. Once a queue has been idle for a while, the shard
+//! All data of a connection is in its shard. Whether the connection stays there is a matter of the shard's [`Scope`]: a
+//! driver with one shard per thread leaves it where it began, and a worker has one queue with each shard that carries
+//! any of its connections; a driver with one shard per worker [moves](Shard::take) it to its owner. The shard polls the queues in use one after another. Once a queue has been idle for a while, the shard
 //! announces sleep on it and does not look at it until its bell rings.
 //!
 //! The driver tells a shard the time ([`set_now`](Shard::set_now)), passes other processes' requests (such as claims)
@@ -26,6 +27,7 @@ mod connection;
 mod end;
 #[cfg(feature = "broker")]
 mod kept;
+mod moving;
 mod notice;
 mod route;
 mod strangers;
@@ -46,6 +48,7 @@ pub use self::connection::Claim;
 use self::connection::{Conn, Stage};
 #[cfg(feature = "broker")]
 pub(crate) use self::kept::{KeptShard, Source};
+pub use self::moving::{Moving, Transferred};
 pub use self::notice::{ConnReport, Notice, QueueReport, Report, Why};
 use self::submit::BATCH;
 
@@ -100,10 +103,22 @@ pub struct Rules {
     pub memory: Arc<Account>,
 }
 
+/// Which connections a shard has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that began here, with and without an owner.
+    All,
+    /// Those without an owner. A connection that finds one leaves.
+    Unowned,
+    /// Those of one worker. A connection that loses it leaves, or ends.
+    Worker,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Shard<F: Fabric, H: Host> {
     number: usize,
+    scope: Scope,
     /// The name of the fabric that carries its connections.
     fabric: &'static str,
     host: H,
@@ -143,7 +158,7 @@ pub struct Shard<F: Fabric, H: Host> {
 }
 
 impl<F: Fabric, H: Host> Shard<F, H> {
-    /// Makes the shard with this number. Its transport is already listening.
+    /// Makes the shard with this number, for all connections. Its transport is already listening.
     pub fn new(
         (number, fabric): (usize, &'static str),
         (host, rules): (H, Rules),
@@ -151,6 +166,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
     ) -> Self {
         Self {
             number,
+            scope: Scope::All,
             fabric,
             host,
             rules,
@@ -175,6 +191,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
             has_stopped: false,
             now: Instant::ZERO,
         }
+    }
+
+    /// Sets which connections the shard has, before the first one begins.
+    #[must_use]
+    pub fn with_scope(self, scope: Scope) -> Self {
+        Self { scope, ..self }
     }
 
     /// Sets the time for all calls that follow.
@@ -634,7 +656,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     let queue = self.queues.get(queue);
                     queue.map(|queue| (queue.worker.clone(), number))
                 }
-                Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+                Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => None,
             };
             report.registrations += conn.registrations();
             report.connections.push(conn.report(status, owner));

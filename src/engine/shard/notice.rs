@@ -34,6 +34,8 @@ pub enum Notice<W> {
     End(Place, Limit),
     /// A connection, perhaps another shard's, may be offered now.
     Offer(Place),
+    /// A connection belongs to another shard: [take](super::Shard::take) it, and put it in there.
+    Leaving(ConnId),
     /// There was no memory for a received message, but other workers may have some. The shard will
     /// try again.
     NoMemory,

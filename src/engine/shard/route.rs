@@ -9,6 +9,9 @@
 //!                    '-- no valid request in time, or no listener: closed
 //! ```
 //!
+//! If workers have shards of their own, a connection leaves for its owner's shard with the step to `Owned`, and for the
+//! shard of connections without an owner when it loses its owner.
+//!
 //! A client that ends its last connection and makes a new one at once is still registered for a
 //! worker that is about to end. If that worker goes before it has done anything with the connection, the
 //! connection becomes `Fresh` again, and its first message finds another owner.
@@ -19,7 +22,8 @@ use zerocopy::IntoBytes;
 
 use super::ahead::Ahead;
 use super::connection::{Claim, Held, Stage};
-use super::{Host, NOTHING, Notice, Shard, Why};
+use super::moving::Leaving;
+use super::{Host, NOTHING, Notice, Scope, Shard, Why};
 use crate::device::Status;
 use crate::device::abi::{self, Completion, Token, event, kind};
 use crate::engine::peer::{Peer, Worker};
@@ -90,7 +94,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         match conn.stage {
             Stage::Fresh if is_first => self.route(id),
             Stage::Owned { .. } => self.deliver(id),
-            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => {}
+            Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => {}
         }
     }
 
@@ -113,10 +117,16 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         };
         conn.client_guid = client_guid;
         let (peer, login_by) = (conn.peer, conn.since + self.rules.login_timeout);
+        let last_worker = conn.last_worker;
         let mut route = self.host.registry().route(&client_guid);
         if let Route::Worker(worker) = &route {
+            let is_lost = match self.scope {
+                Scope::All => matches!(self.queue(worker), Err(Status::Detached | Status::Again)),
+                // The connection comes from there.
+                Scope::Unowned | Scope::Worker => last_worker == Some(worker.id()),
+            };
             // If the worker has gone or does not read, it is about to be forgotten.
-            if let Err(Status::Detached | Status::Again) = self.queue(worker) {
+            if is_lost {
                 route = self.host.registry().route_unknown();
             }
         }
@@ -133,8 +143,8 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
     }
 
-    /// Prepares a connection to find another owner if `worker`, which has gone, has done nothing with the connection.
-    /// Returns whether the connection will find another owner.
+    /// Takes a connection from `worker`, which has gone, if the worker has done nothing with the connection. Returns
+    /// whether it has: then the connection finds another owner.
     pub(super) fn recover(&mut self, id: ConnId, worker: u32) -> bool {
         let status = self.transport.status(id);
         let Some(conn) = self.conns.get_mut(id) else {
@@ -147,21 +157,28 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         let Some(first) = conn.first.take() else {
             return false;
         };
+        conn.held = [first.into()].into();
+        conn.unrecycled = 0;
+        conn.last_worker = Some(worker);
+        (conn.receives, conn.descriptors) = (None, None);
+        self.transport.buffers_mut().hold(id);
+        self.deregister_all(id);
+        true
+    }
+
+    /// Lets a connection that has lost its owner, but not its first message, find another one.
+    pub(super) fn become_fresh(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else {
+            return;
+        };
+        conn.stage = Stage::Fresh;
+        conn.info_due = false;
         let mut registry = self.host.registry();
         registry.undispatch();
         registry.count("recovered");
         drop(registry);
-        conn.stage = Stage::Fresh;
-        conn.held = [first.into()].into();
-        conn.info_due = false;
-        conn.unrecycled = 0;
-        conn.last_worker = Some(worker);
-        (conn.receives, conn.descriptors) = (None, None);
         let deadline = self.now + self.rules.first_request_timeout;
         self.set_deadline(id, Some(deadline));
-        self.transport.buffers_mut().hold(id);
-        self.deregister_all(id);
-        true
     }
 
     /// Asks the listener to find an owner.
@@ -246,36 +263,28 @@ impl<F: Fabric, H: Host> Shard<F, H> {
 
     /// Gives a connection to a worker.
     pub(super) fn assign(&mut self, id: ConnId, worker: &H::Worker) {
-        let queue_id = match self.queue(worker) {
-            Ok(queue_id) => queue_id,
-            Err(status) => return self.end(id, "no_queue", status),
+        let queue = match self.scope {
+            Scope::All => match self.queue(worker) {
+                Ok(queue) => Some(queue),
+                Err(status) => return self.end(id, "no_queue", status),
+            },
+            // The worker's own shard makes its queue.
+            Scope::Unowned | Scope::Worker => None,
         };
-        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue_id), self.conns.get_mut(id))
-        else {
+        let Some(conn) = self.conns.get_mut(id) else {
             return;
         };
-        let number = queue.insert(id);
-        let stage = Stage::Owned {
-            queue: queue_id,
-            number,
-        };
         let was_dispatched = conn.is_dispatched();
-        let before = core::mem::replace(&mut conn.stage, stage);
+        let before = core::mem::replace(&mut conn.stage, Stage::Leaving);
         // A worker that claims a token wants the connection now, so the connection need not be recovered.
         conn.first = match (before, conn.held.len()) {
             (Stage::Offered(_), _) => None,
             (_, 1) => conn.held.front().map(|held| held.bytes.clone()),
             _ => None,
         };
-        let peer = conn.peer;
         conn.info_due = true;
         let login_by = (!conn.authenticated).then(|| conn.since + self.rules.login_timeout);
         self.set_deadline(id, login_by);
-        self.notice(Notice::Assigned {
-            conn: id,
-            peer,
-            worker: worker.clone(),
-        });
         let mut registry = self.host.registry();
         let next = match was_dispatched {
             true => None,
@@ -286,8 +295,30 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         registry.count("assigned");
         drop(registry);
-        self.count_receives(id);
         self.offer_next(next);
+        match queue {
+            Some(queue) => self.own(id, queue),
+            None => self.leave(id, Leaving::Assigned(worker.clone())),
+        }
+    }
+
+    /// Makes the worker of a queue the owner of an assigned connection.
+    pub(super) fn own(&mut self, id: ConnId, queue_id: QueueId) {
+        let (Some(queue), Some(conn)) = (self.queues.get_mut(queue_id), self.conns.get_mut(id))
+        else {
+            return;
+        };
+        conn.stage = Stage::Owned {
+            queue: queue_id,
+            number: queue.insert(id),
+        };
+        let (peer, worker) = (conn.peer, queue.worker.clone());
+        self.notice(Notice::Assigned {
+            conn: id,
+            peer,
+            worker,
+        });
+        self.count_receives(id);
         self.deliver(id);
     }
 
@@ -296,8 +327,12 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         if let Some(id) = self.queue_of.get(&worker.id()) {
             return Ok(*id);
         }
-        // There are a few shards, or one for each processor: the number fits.
-        let number = self.number as u32;
+        let number = match self.scope {
+            // There are a few shards, or one for each processor: the number fits.
+            Scope::All => self.number as u32,
+            // The worker has no other queue.
+            Scope::Unowned | Scope::Worker => 0,
+        };
         let created = Queue::create(worker, &self.rules.memory, number, self.rules.queue_depth);
         let queue = created.inspect_err(|status| {
             self.notices.extend(match *status {

@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::connection::Stage;
-use super::{Host, NOTHING, Shard};
+use super::{Host, NOTHING, Scope, Shard};
 use crate::device::Status;
 use crate::device::abi::{Completion, Token, event, queue_of, region};
 use crate::engine::memory::Numbered;
@@ -137,9 +137,14 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                     client_guid,
                     message,
                 },
-            ) => self
-                .transfer(queue, id, client_guid, message)?
-                .map(|found| token = found),
+            ) => match self.transfer(queue, (id, number, cookie), client_guid, message)? {
+                Ok(Some(found)) => {
+                    token = found;
+                    Ok(())
+                }
+                Ok(None) => return Ok(()),
+                Err(status) => Err(status),
+            },
             (Some(id), _) if self.is_too_much(queue, id) => Err(Status::Flushed),
             (Some(id), request) => match self.carry_out(queue, id, cookie, request)? {
                 Ok(()) => {
@@ -336,14 +341,15 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }))
     }
 
-    /// Gives a connection to another worker, or makes the token with which it can be claimed.
+    /// Gives a connection to another worker, or makes the token with which it can be claimed. `None`: another shard
+    /// makes the token, and [`transferred`](Self::transferred) is the answer.
     fn transfer(
         &mut self,
         queue: QueueId,
-        id: ConnId,
+        (id, number, cookie): (ConnId, u64, u64),
         client_guid: Option<[u8; 16]>,
         message: Option<Piece>,
-    ) -> Result<Result<Token, Status>, Violation> {
+    ) -> Result<Result<Option<Token>, Status>, Violation> {
         let message = match self.copy_message(queue, message)? {
             Ok(message) => message,
             Err(status) => return Ok(Err(status)),
@@ -371,7 +377,7 @@ impl<F: Fabric, H: Host> Shard<F, H> {
                 Some(worker) => Some(worker),
             },
         };
-        if let Some(worker) = &owner {
+        if let (Some(worker), Scope::All) = (&owner, self.scope) {
             // If the new owner cannot have a queue, the connection still belongs to this worker.
             if let Err(status) = self.queue(worker) {
                 return Ok(Err(status));
@@ -379,15 +385,19 @@ impl<F: Fabric, H: Host> Shard<F, H> {
         }
         self.disown(queue, id, message);
         let Some(worker) = owner else {
+            if self.scope != Scope::All {
+                self.leave_for_token(queue, id, (number, cookie));
+                return Ok(Ok(None));
+            }
             let token = self.make_token(id);
             match token {
                 Some(_) => self.host.registry().undispatch(),
                 None => self.end(id, "no_random_numbers", Status::System),
             }
-            return Ok(token.ok_or(Status::System));
+            return Ok(token.map(Some).ok_or(Status::System));
         };
         self.assign(id, &worker);
-        Ok(Ok(Token::default()))
+        Ok(Ok(Some(Token::default())))
     }
 
     /// Copies the message of a transfer out of SEND.

@@ -18,7 +18,7 @@ use smbdirect::engine::registry::{Carried, Close, Registry, Route};
 use smbdirect::engine::warnings::Warnings;
 use smbdirect::engine::{reason, submission};
 use smbdirect::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Movable,
     ReadLimits, Region, RegionId, RemoteAddress, Sge, Source, WcStatus, Work, WrId,
 };
 use smbdirect::proto;
@@ -47,6 +47,18 @@ impl Nowhere {
         self.conns.get(conn).ok_or(FabricError::NotConnected)?;
         self.posted.push((conn, wr_id, work));
         Ok(())
+    }
+}
+
+impl Movable for Nowhere {
+    type Moving = ();
+
+    fn take(&mut self, conn: ConnId) -> Option<()> {
+        self.conns.remove(conn)
+    }
+
+    fn put(&mut self, (): ()) -> ConnId {
+        self.conns.insert(())
     }
 }
 

@@ -16,7 +16,7 @@ use smbdirect::engine::memory::{Account, Segments};
 use smbdirect::engine::peer::{Peer, Role, Untold, Worker};
 use smbdirect::engine::pool::Pool;
 use smbdirect::engine::registry::Registry;
-use smbdirect::engine::shard::{Claim, Host, Notice, Rules, Shard};
+use smbdirect::engine::shard::{Claim, Host, Notice, Rules, Scope, Shard};
 use smbdirect::fabric::{ConnId, LocalAddresses};
 use smbdirect::proto;
 use smbdirect::sys::Memory;
@@ -105,6 +105,24 @@ impl Host for Office {
     }
 }
 
+/// Takes a connection out, puts it in again as that of a worker, and then as one without an owner.
+fn pass_on(shard: &mut Shard<Nowhere, Office>, conn: ConnId) -> usize {
+    let Some(moving) = shard.take(conn) else {
+        return 0;
+    };
+    let Err(mut moving) = shard.put(moving) else {
+        return 1;
+    };
+    moving.refuse(Status::Detached);
+    let answer = shard.put_unowned(moving);
+    let worker = answer.as_ref().map_or(2, |answer| answer.worker() as usize);
+    answer
+        .into_iter()
+        .for_each(|answer| shard.transferred(answer));
+    shard.leave_totals();
+    worker ^ usize::from(shard.is_empty())
+}
+
 pub(crate) fn shard(bytes: &[u8], now: Instant) -> usize {
     let total = Account::new(1 << 30);
     let rules = Rules {
@@ -127,7 +145,12 @@ pub(crate) fn shard(bytes: &[u8], now: Instant) -> usize {
     let transport = Transport::new(Nowhere::default(), pool, config);
     let mut registry = Registry::new(Limits::default());
     let office = Office(NonNull::from(&mut registry));
-    let mut shard = Shard::new((0, "nowhere"), (office, rules), (transport, vec![]));
+    let shard = Shard::new((0, "nowhere"), (office, rules), (transport, vec![]));
+    let mut shard = shard.with_scope(match bytes.len() {
+        0 => Scope::All,
+        1 => Scope::Unowned,
+        _ => Scope::Worker,
+    });
     let (conn, worker) = (ConnId::default(), Nobody(total));
     shard.set_now(now);
     shard.claim(
@@ -155,6 +178,7 @@ pub(crate) fn shard(bytes: &[u8], now: Instant) -> usize {
                 1
             }
             Notice::Fault { status, .. } => status.errno() as usize,
+            Notice::Leaving(conn) => pass_on(&mut shard, conn),
             _ => 2,
         };
     }

@@ -280,6 +280,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
             descriptors: None,
             end: None,
             last_worker: state.last_worker,
+            leaving: None,
         };
         self.conns.insert(id, conn);
         self.set_deadline(id, state.deadline);

@@ -127,7 +127,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
         let conn = self.conns.get(id)?;
         let owner = match conn.stage {
             Stage::Owned { queue, .. } => Some(queue),
-            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => None,
         };
         let message = self.transport.message(id);
         Some(KeptEnd {
@@ -141,7 +141,7 @@ impl<F: Keep, H: Host> Shard<F, H> {
     fn keep_conn(&self, id: ConnId) -> Option<(KeptConn, BorrowedFd<'_>)> {
         let owner = match self.conns.get(id)?.stage {
             Stage::Owned { queue, .. } => Some(queue),
-            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => None,
         };
         let keep = |buffer: &_| crate::engine::pool::Buffer::keep(buffer, owner);
         let (transport, descriptor) = self.transport.keep(id, keep)?;
@@ -177,14 +177,16 @@ impl<F: Keep, H: Host> Shard<F, H> {
             descriptors: _,
             end: _,
             last_worker,
+            // A shard that can be kept has all connections, and none leaves it.
+            leaving: _,
         } = conn;
         let owner = match *stage {
             Stage::Owned { queue, .. } => Some(self.queues.get(queue)?),
-            Stage::Fresh | Stage::Offered(_) | Stage::Orphan => None,
+            Stage::Fresh | Stage::Offered(_) | Stage::Leaving | Stage::Orphan => None,
         };
         let stage = match *stage {
             // An orphan is ending, and nobody has to learn of that.
-            Stage::Fresh | Stage::Orphan => KeptStage::Fresh,
+            Stage::Fresh | Stage::Leaving | Stage::Orphan => KeptStage::Fresh,
             Stage::Offered(token) => KeptStage::Offered(token),
             Stage::Owned { number, .. } => KeptStage::Owned {
                 worker: owner?.worker.id(),
