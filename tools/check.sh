@@ -291,8 +291,12 @@ step_no-os() {
     tests/no-os/check.sh
 }
 
-# Compiles the engine of the kernel module to an object that needs only what the module's C provides.
+# Compiles the engine of the kernel module to an object that needs only what the module's C provides, and tests it in a
+# program, with a kernel that pretends.
 step_module() {
+    # Use the same versions of all crates as the main build.
+    cp Cargo.lock kernel/engine/Cargo.lock
+    cargo test --quiet --manifest-path kernel/engine/Cargo.toml --target-dir target/kernel-tests || return 1
     ! library_sources || kernel/build.sh engine
 }
 

@@ -2,21 +2,12 @@
 /*
  * Connections: rdma_cm, queue pairs, completion queues.
  *
- *   cm_handler, completed   any context     record what happened, and wake
- *                                           whatever will handle it
- *   sdk_events              engine's lock   poll the completion queues, and
- *                                           report to the engine
- *   sdk_post_*              engine's lock   post
- *   close_work              no lock         disconnect, and wait until nothing
- *                                           is posted
+ *   cm_handler    any context     record what happened: see shard.c
+ *   sdk_post_*    shard's lock    post
+ *   close_work    no lock         disconnect, and wait until nothing is posted
  *
- * Handlers of rdma_cm never take the engine's lock, because rdma_destroy_id
+ * Handlers of rdma_cm never take the lock of a shard, because rdma_destroy_id
  * waits for them.
- *
- * A completion on a connection with an owner wakes that process, which then
- * handles it in its own context; a work item takes over only if the process
- * does not do so soon. On a connection without an owner, the work item runs at
- * once.
  */
 #define pr_fmt(fmt) "smbdirect: " fmt
 
@@ -27,7 +18,6 @@
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/netdevice.h>
-#include <linux/poll.h>
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
 #include <net/addrconf.h>
@@ -39,7 +29,7 @@
 #include <rdma/iw_cm.h>
 #include <rdma/rdma_cm.h>
 
-#include "glue.h"
+#include "conn.h"
 
 /*
  * How much may be posted at a time: SENDs and RDMA WRITEs together, receives, and RDMA READs.
@@ -53,7 +43,6 @@
 #define SGES 6
 /* Maximum number of pages in one registration. */
 #define MR_PAGES 256
-#define BATCH 8
 #define BACKLOG 1024
 #define PORTS 4
 
@@ -62,187 +51,12 @@ static int port_count = 1;
 module_param_array(ports, uint, &port_count, 0444);
 MODULE_PARM_DESC(ports, "RDMA ports to listen on (5445). Add 445 only if every RDMA device is InfiniBand or RoCE: iWARP devices would take TCP port 445 from smbd");
 
-struct sd_note {
-	struct list_head list;
-	struct sd_conn *conn;
-	u32 kind;
-	s32 status;
-};
-
-struct sd_mr {
-	struct list_head list;
-	struct ib_mr *mr;
-};
-
-/* A work request that is posted, or a free slot for one. */
-struct sd_wr {
-	struct ib_cqe cqe;
-	struct sd_conn *conn;
-	struct list_head list;
-	struct list_head mrs;
-	struct sd_map *map;
-	u32 offset;
-	u32 extent;
-	u32 work;
-	u32 slots;
-	s32 status;
-	u32 length;
-	u32 token;
-	bool has_token;
-};
-
-struct sd_conn {
-	struct rdma_cm_id *id;
-	struct ib_pd *pd;
-	struct ib_cq *send_cq;
-	struct ib_cq *recv_cq;
-	u64 key;
-	bool is_iwarp;
-	bool has_qp;
-	u32 sges;
-	u32 read_sges;
-	u32 mr_pages;
-	unsigned long is_closing;
-	struct sd_request request;
-
-	/* Under events_lock. */
-	struct list_head ready;
-	bool is_closed;
-	bool is_unseen;
-	struct sd_file *file;
-	struct sd_note noted_request, noted_up, noted_down, noted_closed;
-
-	/*
-	 * Number of RDMA READs under way: while there are any, the process waits for completions of
-	 * the send queue, too.
-	 */
-	atomic_t reads;
-
-	/* Work requests that have ended, in order. */
-	spinlock_t done_lock;
-	struct list_head done;
-
-	/* Under the engine's lock. */
-	struct sd_wr *wrs;
-	struct list_head free_sends, free_recvs, free_mrs;
-	u32 sq_depth, sq_room;
-	struct scatterlist *scratch;
-	u8 *headers;
-	u64 headers_dma;
-	struct ib_cqe quiet;
-
-	struct work_struct close_work, free_work;
-};
-
-static DEFINE_SPINLOCK(events_lock);
-static LIST_HEAD(notes);
-static LIST_HEAD(ready);
-
-static void run(struct work_struct *work)
-{
-	atomic64_inc(&sd_runs);
-	sde_run();
-}
-
-static DECLARE_WORK(now_work, run);
-static DECLARE_DELAYED_WORK(soon_work, run);
-static DECLARE_DELAYED_WORK(later_work, run);
-
 struct ib_device *sd_conn_device(const struct sd_conn *conn)
 {
 	return conn->id->device;
 }
 
-/* ---- what happened ---- */
-
-static void note(struct sd_note *note, struct sd_conn *conn, u32 kind, s32 status)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&events_lock, flags);
-	/*
-	 * Only the first note of a kind counts. Nothing may follow the end,
-	 * because the connection is about to be freed.
-	 */
-	if (!note->kind && !conn->is_closed) {
-		*note = (struct sd_note){ .conn = conn, .kind = kind, .status = status };
-		list_add_tail(&note->list, &notes);
-	}
-	spin_unlock_irqrestore(&events_lock, flags);
-	queue_work(sd_workqueue, &now_work);
-}
-
-/* Runs in whatever context the device's driver calls it in. */
-static void completed(struct ib_cq *cq, void *context)
-{
-	struct sd_conn *conn = context;
-	bool is_awaited = cq == conn->recv_cq || atomic_read(&conn->reads);
-	unsigned long flags;
-
-	spin_lock_irqsave(&events_lock, flags);
-	if (conn->is_closed)
-		goto out;
-	if (list_empty(&conn->ready))
-		list_add_tail(&conn->ready, &ready);
-	if (!conn->file) {
-		queue_work(sd_workqueue, &now_work);
-	} else if (is_awaited) {
-		if (!conn->is_unseen) {
-			conn->is_unseen = true;
-			atomic_inc(&conn->file->unseen);
-		}
-		wake_up_interruptible_poll(&conn->file->wait, EPOLLIN | EPOLLRDNORM);
-		/* With the 1, the work item waits at least one whole tick. */
-		queue_delayed_work(sd_workqueue, &soon_work, msecs_to_jiffies(4) + 1);
-	} else {
-		queue_delayed_work(sd_workqueue, &later_work, msecs_to_jiffies(20));
-	}
-out:
-	spin_unlock_irqrestore(&events_lock, flags);
-}
-
-static void seen(struct sd_conn *conn)
-{
-	if (conn->is_unseen) {
-		conn->is_unseen = false;
-		atomic_dec(&conn->file->unseen);
-	}
-}
-
-/*
- * From now on the process of this file handles the connection's completions,
- * or, with NULL, the work item does.
- */
-void sdk_conn_own(struct sd_conn *conn, struct sd_file *file)
-{
-	struct sd_file *before;
-
-	if (file)
-		sdk_file_get(file);
-	spin_lock_irq(&events_lock);
-	seen(conn);
-	before = conn->file;
-	conn->file = file;
-	spin_unlock_irq(&events_lock);
-	if (before)
-		sdk_file_put(before);
-	/* Handle completions that came meanwhile. */
-	queue_work(sd_workqueue, &now_work);
-}
-
-static void work_done(struct ib_cq *cq, struct ib_wc *wc)
-{
-	struct sd_wr *wr = container_of(wc->wr_cqe, struct sd_wr, cqe);
-	struct sd_conn *conn = wr->conn;
-
-	wr->status = wc->status;
-	wr->length = wc->byte_len;
-	wr->has_token = wc->status == IB_WC_SUCCESS && wr->work == SD_RECV && (wc->wc_flags & IB_WC_WITH_INVALIDATE);
-	wr->token = wc->ex.invalidate_rkey;
-	spin_lock_bh(&conn->done_lock);
-	list_add_tail(&wr->list, &conn->done);
-	spin_unlock_bh(&conn->done_lock);
-}
+/* ---- posting ---- */
 
 /*
  * Called for a request that only prepares another request or is a part of it. If such a request
@@ -251,147 +65,6 @@ static void work_done(struct ib_cq *cq, struct ib_wc *wc)
 static void quiet_done(struct ib_cq *cq, struct ib_wc *wc)
 {
 }
-
-static int poll(struct ib_cq *cq)
-{
-	struct ib_wc wcs[BATCH];
-	int i, count = ib_poll_cq(cq, BATCH, wcs);
-
-	for (i = 0; i < count; i++)
-		wcs[i].wr_cqe->done(cq, &wcs[i]);
-	return max(count, 0);
-}
-
-/* Takes back a work request that the device no longer has. */
-static void put_wr(struct sd_wr *wr)
-{
-	struct sd_conn *conn = wr->conn;
-
-	if (wr->work == SD_READ)
-		atomic_dec(&conn->reads);
-	list_splice_init(&wr->mrs, &conn->free_mrs);
-	conn->sq_room += wr->slots;
-	list_add(&wr->list, wr->work == SD_RECV ? &conn->free_recvs : &conn->free_sends);
-	atomic_dec(&sd_wrs);
-}
-
-static u32 take_done(struct sd_conn *conn, struct sd_event *events, u32 room)
-{
-	u32 count = 0;
-
-	while (count < room) {
-		struct sd_wr *wr;
-
-		spin_lock_bh(&conn->done_lock);
-		wr = list_first_entry_or_null(&conn->done, struct sd_wr, list);
-		if (wr)
-			list_del(&wr->list);
-		spin_unlock_bh(&conn->done_lock);
-		if (!wr)
-			break;
-		if (wr->status == IB_WC_SUCCESS && (wr->work == SD_RECV || wr->work == SD_READ))
-			sd_map_sync(wr->map, wr->offset, wr->extent, true);
-		events[count++] = (struct sd_event){
-			.conn = conn, .key = conn->key, .kind = SD_EVENT_DONE, .work = wr->work, .status = wr->status,
-			.length = wr->length, .token = wr->token, .has_token = wr->has_token,
-		};
-		put_wr(wr);
-	}
-	return count;
-}
-
-/*
- * Takes what has completed, and asks for a notification once nothing is left.
- */
-static u32 take(struct sd_conn *conn, struct sd_event *events, u32 room, bool *more)
-{
-	const enum ib_cq_notify_flags flags = IB_CQ_NEXT_COMP | IB_CQ_REPORT_MISSED_EVENTS;
-	u32 count = 0;
-
-	for (;;) {
-		count += take_done(conn, events + count, room - count);
-		if (count == room) {
-			*more = true;
-			return count;
-		}
-		if (poll(conn->recv_cq) + poll(conn->send_cq))
-			continue;
-		/* The operator | calls both, whatever the first call returns. */
-		if ((ib_req_notify_cq(conn->recv_cq, flags) > 0) | (ib_req_notify_cq(conn->send_cq, flags) > 0))
-			continue;
-		*more = false;
-		return count;
-	}
-}
-
-/* Takes what the connection managers have reported, and what has completed. */
-u32 sdk_events(struct sd_event *events, u32 room, bool *more)
-{
-	struct sd_note *note;
-	struct sd_conn *conn;
-	u32 count = 0;
-	LIST_HEAD(again);
-
-	*more = true;
-	while (count < room) {
-		spin_lock_irq(&events_lock);
-		note = list_first_entry_or_null(&notes, struct sd_note, list);
-		spin_unlock_irq(&events_lock);
-		if (!note)
-			break;
-		conn = note->conn;
-		if (note->kind == SD_EVENT_CLOSED) {
-			count += take_done(conn, events + count, room - count);
-			if (count == room)
-				return count;
-		}
-		spin_lock_irq(&events_lock);
-		list_del_init(&note->list);
-		if (note->kind == SD_EVENT_CLOSED) {
-			conn->is_closed = true;
-			list_del_init(&conn->noted_up.list);
-			list_del_init(&conn->noted_down.list);
-			list_del_init(&conn->ready);
-			seen(conn);
-		}
-		spin_unlock_irq(&events_lock);
-		events[count++] = (struct sd_event){
-			.conn = conn, .key = conn->key, .kind = note->kind, .status = note->status,
-		};
-	}
-	while (count < room) {
-		bool has_more;
-
-		spin_lock_irq(&events_lock);
-		conn = list_first_entry_or_null(&ready, struct sd_conn, ready);
-		if (conn) {
-			list_del_init(&conn->ready);
-			seen(conn);
-		} else {
-			/*
-			 * The work items are cancelled under the lock, so that those which a later
-			 * completion queues stay queued.
-			 */
-			cancel_delayed_work(&soon_work);
-			cancel_delayed_work(&later_work);
-		}
-		spin_unlock_irq(&events_lock);
-		if (!conn) {
-			*more = false;
-			break;
-		}
-		count += take(conn, events + count, room - count, &has_more);
-		if (!has_more)
-			continue;
-		spin_lock_irq(&events_lock);
-		if (!conn->is_closed && list_empty(&conn->ready))
-			list_add_tail(&conn->ready, &ready);
-		spin_unlock_irq(&events_lock);
-	}
-	return count;
-}
-
-/* ---- posting ---- */
 
 static struct sd_wr *get_wr(struct sd_conn *conn, u32 work, struct sd_map *map, u32 offset, u32 extent)
 {
@@ -416,18 +89,20 @@ static struct sd_wr *get_wr(struct sd_conn *conn, u32 work, struct sd_map *map, 
 
 int sdk_post_recv(struct sd_conn *conn, struct sd_map *map, u32 offset, u32 length)
 {
-	struct sd_wr *wr = get_wr(conn, SD_RECV, map, offset, length);
 	struct ib_sge sges[SGES];
 	struct ib_recv_wr request = { .sg_list = sges };
+	struct sd_wr *wr;
 	int error;
 
+	sd_assert_held(conn);
+	wr = get_wr(conn, SD_RECV, map, offset, length);
 	if (!wr)
 		return -EAGAIN;
 	request.wr_cqe = &wr->cqe;
 	request.num_sge = sd_map_sges(map, conn->pd->local_dma_lkey, &offset, &length, sges, conn->sges);
 	error = length ? -EMSGSIZE : ib_post_recv(conn->id->qp, &request, NULL);
 	if (error)
-		put_wr(wr);
+		sd_put_wr(wr);
 	return error;
 }
 
@@ -439,6 +114,7 @@ int sdk_post_send(struct sd_conn *conn, const u8 *header, u32 header_length, str
 	struct ib_send_wr request = { .sg_list = sges, .send_flags = IB_SEND_SIGNALED };
 	int error;
 
+	sd_assert_held(conn);
 	if (header_length > HEADER)
 		return -EMSGSIZE;
 	if (!conn->sq_room)
@@ -465,7 +141,7 @@ int sdk_post_send(struct sd_conn *conn, const u8 *header, u32 header_length, str
 					       sges + request.num_sge, conn->sges - request.num_sge);
 	error = length ? -EMSGSIZE : ib_post_send(conn->id->qp, &request, NULL);
 	if (error) {
-		put_wr(wr);
+		sd_put_wr(wr);
 		return error;
 	}
 	conn->sq_room--;
@@ -598,6 +274,7 @@ int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 of
 	u32 need = is_read && conn->is_iwarp ? 2 * (pieces / conn->mr_pages + 2) :
 					       pieces / (is_read ? conn->read_sges : conn->sges) + 1;
 
+	sd_assert_held(conn);
 	if (conn->sq_room < min(need, conn->sq_depth))
 		return -EAGAIN;
 	wr = get_wr(conn, is_read ? SD_READ : SD_WRITE, map, offset, length);
@@ -611,7 +288,7 @@ int sdk_post_rdma(struct sd_conn *conn, bool is_read, struct sd_map *map, u32 of
 	 * The parts that were posted stay posted until the queue pair is gone.
 	 */
 	if (error)
-		put_wr(wr);
+		sd_put_wr(wr);
 	return error;
 }
 
@@ -643,7 +320,7 @@ static void close_conn(struct work_struct *work)
 		rdma_disconnect(conn->id);
 		ib_drain_qp(conn->id->qp);
 	}
-	note(&conn->noted_closed, conn, SD_EVENT_CLOSED, 0);
+	sd_note(&conn->noted_closed, conn, SD_EVENT_CLOSED, 0);
 }
 
 static void free_mrs(struct sd_conn *conn)
@@ -716,6 +393,7 @@ void sdk_conn_reject(struct sd_conn *conn)
 {
 	u8 reason = conn->is_iwarp ? 0 : IB_CM_REJ_CONSUMER_DEFINED;
 
+	sd_assert_held(conn);
 	rdma_lock_handler(conn->id);
 	rdma_reject(conn->id, NULL, 0, reason);
 	rdma_unlock_handler(conn->id);
@@ -773,7 +451,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 	for (i = 0; i < SENDS + recvs; i++) {
 		struct sd_wr *wr = &conn->wrs[i];
 
-		wr->cqe.done = work_done;
+		wr->cqe.done = sd_work_done;
 		wr->conn = conn;
 		INIT_LIST_HEAD(&wr->mrs);
 		if (i < sends)
@@ -784,12 +462,12 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 	conn->sq_depth = conn->sq_room = sq_depth;
 	/* Each queue has room for one more request, which ib_drain_qp posts. */
 	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);
-	conn->recv_cq = ib_create_cq(device, completed, NULL, conn, &cq);
+	conn->recv_cq = ib_create_cq(device, sd_completed, NULL, conn, &cq);
 	if (IS_ERR(conn->recv_cq))
 		return PTR_ERR(conn->recv_cq);
 	cq.cqe = min_t(u32, sq_depth + 1, attrs->max_cqe);
 	cq.comp_vector = 0;
-	conn->send_cq = ib_create_cq(device, completed, NULL, conn, &cq);
+	conn->send_cq = ib_create_cq(device, sd_completed, NULL, conn, &cq);
 	if (IS_ERR(conn->send_cq))
 		return PTR_ERR(conn->send_cq);
 	init.send_cq = conn->send_cq;
@@ -822,6 +500,7 @@ int sdk_conn_setup(struct sd_conn *conn, u64 key, struct sd_depths *depths)
 {
 	int error;
 
+	sd_assert_held(conn);
 	conn->key = key;
 	rdma_lock_handler(conn->id);
 	error = make_queues(conn, depths);
@@ -839,6 +518,7 @@ int sdk_conn_accept(struct sd_conn *conn, u32 responder_resources, u32 initiator
 	};
 	int error;
 
+	sd_assert_held(conn);
 	rdma_lock_handler(conn->id);
 	error = rdma_accept(conn->id, &param);
 	rdma_unlock_handler(conn->id);
@@ -862,9 +542,7 @@ static int requested(struct rdma_cm_id *id, const struct rdma_cm_event *event)
 		return -ENOMEM;
 	conn->id = id;
 	conn->is_iwarp = rdma_protocol_iwarp(id->device, id->port_num);
-	INIT_LIST_HEAD(&conn->ready);
-	INIT_LIST_HEAD(&conn->noted_up.list);
-	INIT_LIST_HEAD(&conn->noted_down.list);
+	sd_conn_begin(conn);
 	INIT_LIST_HEAD(&conn->done);
 	INIT_LIST_HEAD(&conn->free_sends);
 	INIT_LIST_HEAD(&conn->free_recvs);
@@ -886,7 +564,7 @@ static int requested(struct rdma_cm_id *id, const struct rdma_cm_event *event)
 		request->private_data_len = 0;
 	id->context = conn;
 	atomic_inc(&sd_conns);
-	note(&conn->noted_request, conn, SD_EVENT_REQUEST, 0);
+	sd_note(&conn->noted_request, conn, SD_EVENT_REQUEST, 0);
 	return 0;
 }
 
@@ -917,9 +595,9 @@ static int cm_handler(struct rdma_cm_id *id, struct rdma_cm_event *event)
 	if (!conn)
 		return 0;
 	if (event->event == RDMA_CM_EVENT_ESTABLISHED)
-		note(&conn->noted_up, conn, SD_EVENT_ESTABLISHED, 0);
+		sd_note(&conn->noted_up, conn, SD_EVENT_ESTABLISHED, 0);
 	else
-		note(&conn->noted_down, conn, SD_EVENT_DOWN, status);
+		sd_note(&conn->noted_down, conn, SD_EVENT_DOWN, status);
 	return 0;
 }
 
@@ -1063,12 +741,4 @@ u32 sdk_addresses(const struct sd_file *file, struct sd_address *addresses, u32 
 	}
 	rtnl_unlock();
 	return count;
-}
-
-/* Cancels the work items. Called when no connection and no listener is left. */
-void sd_conn_exit(void)
-{
-	cancel_delayed_work_sync(&soon_work);
-	cancel_delayed_work_sync(&later_work);
-	cancel_work_sync(&now_work);
 }

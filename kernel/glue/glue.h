@@ -15,6 +15,7 @@
 #include <linux/atomic.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/lockdep.h>
 #include <linux/scatterlist.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -27,10 +28,36 @@ struct ib_sge;
 struct net;
 struct pid;
 struct rdma_cm_id;
+struct sd_shard;
 struct vm_area_struct;
 
-/* Queues per process: one for each shard. */
+/* Queues per process: one, with the shard of the process. */
 #define SD_QUEUES 1
+
+/*
+ * The engine's locks, in the order in which a task takes them. It never holds
+ * two of the same kind, in particular not two shards.
+ */
+enum sd_lock_kind {
+	SD_LOCK_CONTROL,	/* which processes attach, and where the device listens */
+	SD_LOCK_SHARD,		/* connections, their queues, and the memory for what they receive */
+	SD_LOCK_REGISTRY,	/* which connections, clients and processes there are */
+	SD_LOCK_LEAF,		/* one process's or one shard's list */
+	SD_LOCKS
+};
+
+/*
+ * A sleeping lock. It is not a mutex: a task that dies in the engine never
+ * unlocks it, and the tasks that wait for it have to find out.
+ */
+struct sd_lock {
+	unsigned long held;
+	wait_queue_head_t wait;
+	u32 kind;
+#ifdef CONFIG_LOCKDEP
+	struct lockdep_map dep_map;
+#endif
+};
 
 /* Events for the engine. */
 enum sd_event_kind {
@@ -135,7 +162,7 @@ extern bool sd_is_dead;
 extern struct workqueue_struct *sd_workqueue, *sd_closer;
 
 extern atomic_t sd_conns, sd_wrs, sd_maps;
-extern atomic64_t sd_bytes, sd_runs, sd_enters;
+extern atomic64_t sd_bytes, sd_runs, sd_enters, sd_waits;
 
 void *sdk_alloc(size_t size, size_t align);
 void sdk_free(void *start, size_t size);
@@ -143,11 +170,10 @@ void __noreturn sdk_panic(const u8 *file, size_t length, u32 line);
 void sdk_log(u32 level, const u8 *text, size_t length);
 void sdk_random(u8 *bytes, size_t length);
 u64 sdk_now(void);
-void *sdk_lock_new(void);
-void sdk_lock_free(void *lock);
-bool sdk_lock(void *lock);	/* false: the device is dead, and the lock was not taken */
-void sdk_unlock(void *lock);
-void sdk_timer(u64 delay_ns);	/* U64_MAX: does nothing */
+struct sd_lock *sdk_lock_new(u32 kind);
+void sdk_lock_free(struct sd_lock *lock);
+bool sdk_lock(struct sd_lock *lock);	/* false: the device is dead, and the lock was not taken */
+void sdk_unlock(struct sd_lock *lock);
 u64 sdk_parameter(u32 number);
 int sdk_copy_in(void *to, u64 from, size_t length);
 int sdk_copy_out(u64 to, const void *from, size_t length);
@@ -170,23 +196,32 @@ int sd_map_sges(const struct sd_map *map, u32 lkey, u32 *offset, u32 *length, st
 int sd_map_part(const struct sd_map *map, u32 offset, u32 length, struct scatterlist *part, u32 room);
 void sd_map_sync(const struct sd_map *map, u32 offset, u32 length, bool for_cpu);
 
+/* ---- shard.c ---- */
+
+struct sd_shard *sdk_shard_new(u64 number, struct sd_lock *lock);
+void sdk_shard_stop(struct sd_shard *shard);
+void sdk_shard_free(struct sd_shard *shard);
+void sdk_shard_run(struct sd_shard *shard);
+void sdk_shard_run_after(struct sd_shard *shard, u64 delay_ns);
+u32 sdk_events(struct sd_shard *shard, struct sd_event *events, u32 room, bool *more);
+void sdk_conn_own(struct sd_conn *conn, struct sd_file *file);
+void sdk_conn_leave(struct sd_conn *conn);
+void sdk_conn_join(struct sd_conn *conn, struct sd_shard *shard, u64 key);
+
 /* ---- conn.c ---- */
 
-u32 sdk_events(struct sd_event *events, u32 room, bool *more);
 void sdk_conn_request(struct sd_conn *conn, struct sd_request *request);
 int sdk_conn_setup(struct sd_conn *conn, u64 key, struct sd_depths *depths);
 int sdk_conn_accept(struct sd_conn *conn, u32 responder_resources, u32 initiator_depth, const u8 *data, u32 length);
 void sdk_conn_reject(struct sd_conn *conn);
 void sdk_conn_close(struct sd_conn *conn);
 void sdk_conn_free(struct sd_conn *conn);
-void sdk_conn_own(struct sd_conn *conn, struct sd_file *file);
 int sdk_post_recv(struct sd_conn *conn, struct sd_map *map, u32 offset, u32 length);
 int sdk_post_send(struct sd_conn *conn, const u8 *header, u32 header_length, struct sd_map *map, u32 offset, u32 length,
 		  bool invalidate, u32 token);
 int sdk_post_rdma(struct sd_conn *conn, bool read, struct sd_map *map, u32 offset, u32 length, u64 address, u32 token);
 int sdk_listen(struct sd_file *file);
 void sdk_unlisten(void);
-void sd_conn_exit(void);
 
 struct ib_device *sd_conn_device(const struct sd_conn *conn);
 
@@ -220,7 +255,7 @@ void sd_dev_unregister(void);
 int sde_init(void);
 void sde_stop(void);
 void sde_exit(void);
-void sde_run(void);
+void sde_run(u64 shard);
 void *sde_open(struct sd_file *file);
 void sde_release(void *engine);
 int sde_ioctl(void *engine, u32 command, void *argument, bool writable);

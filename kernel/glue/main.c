@@ -8,11 +8,12 @@
 
 #include <linux/bug.h>
 #include <linux/delay.h>
-#include <linux/jiffies.h>
 #include <linux/ktime.h>
+#include <linux/lockdep.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/random.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/wait_bit.h>
@@ -47,34 +48,7 @@ struct workqueue_struct *sd_workqueue;
 struct workqueue_struct *sd_closer;
 
 atomic_t sd_conns = ATOMIC_INIT(0), sd_wrs = ATOMIC_INIT(0), sd_maps = ATOMIC_INIT(0);
-atomic64_t sd_bytes = ATOMIC64_INIT(0), sd_runs = ATOMIC64_INIT(0), sd_enters = ATOMIC64_INIT(0);
-
-static void run(struct work_struct *work)
-{
-	atomic64_inc(&sd_runs);
-	sde_run();
-}
-
-static DECLARE_DELAYED_WORK(timer, run);
-/* When the timer goes off, in jiffies; written under the engine's lock. */
-static unsigned long timer_at;
-
-void sdk_timer(u64 delay_ns)
-{
-	unsigned long at;
-
-	if (delay_ns == U64_MAX)
-		return;
-	/*
-	 * A timer that goes off too soon does no harm: it finds nothing to do,
-	 * and sets the next one.
-	 */
-	at = jiffies + nsecs_to_jiffies(min_t(u64, delay_ns, 3600ULL * NSEC_PER_SEC)) + 1;
-	if (delayed_work_pending(&timer) && time_before_eq(timer_at, at))
-		return;
-	timer_at = at;
-	mod_delayed_work(sd_workqueue, &timer, at - jiffies);
-}
+atomic64_t sd_bytes = ATOMIC64_INIT(0), sd_runs = ATOMIC64_INIT(0), sd_enters = ATOMIC64_INIT(0), sd_waits = ATOMIC64_INIT(0);
 
 /*
  * Longer requests may fail. The engine never asks for that much, because
@@ -143,47 +117,48 @@ u64 sdk_now(void)
 	return ktime_get_ns();
 }
 
-/*
- * A sleeping lock. It is not a mutex: a task that dies in the engine never
- * unlocks it, and the tasks that wait for it have to find out.
- */
-struct sd_lock {
-	unsigned long held;
-	wait_queue_head_t wait;
-};
+static const char *const lock_names[SD_LOCKS] = { "sd_control", "sd_shard", "sd_registry", "sd_leaf" };
+static struct lock_class_key lock_keys[SD_LOCKS];
 
-void *sdk_lock_new(void)
+struct sd_lock *sdk_lock_new(u32 kind)
 {
 	struct sd_lock *lock = kzalloc(sizeof(*lock), GFP_KERNEL | __GFP_NOFAIL);
 
 	init_waitqueue_head(&lock->wait);
+	lock->kind = min_t(u32, kind, SD_LOCKS - 1);
+	lockdep_init_map(&lock->dep_map, lock_names[lock->kind], &lock_keys[lock->kind], 0);
 	return lock;
 }
 
-void sdk_lock_free(void *lock)
+void sdk_lock_free(struct sd_lock *lock)
 {
 	kfree(lock);
 }
 
-bool sdk_lock(void *opaque)
+bool sdk_lock(struct sd_lock *lock)
 {
-	struct sd_lock *lock = opaque;
-
 	might_sleep();
-	while (test_and_set_bit_lock(0, &lock->held)) {
+	mutex_acquire(&lock->dep_map, 0, 0, _RET_IP_);
+	if (!test_and_set_bit_lock(0, &lock->held))
+		return true;
+	/* A test counts how often calls hold each other up. */
+	if (lock->kind == SD_LOCK_SHARD && !(current->flags & PF_WQ_WORKER))
+		atomic64_inc(&sd_waits);
+	do {
 		/*
 		 * Nothing wakes this task when the device dies, so it checks.
 		 */
-		if (!wait_event_timeout(lock->wait, !test_bit(0, &lock->held), HZ) && READ_ONCE(sd_is_dead))
+		if (!wait_event_timeout(lock->wait, !test_bit(0, &lock->held), HZ) && READ_ONCE(sd_is_dead)) {
+			mutex_release(&lock->dep_map, _RET_IP_);
 			return false;
-	}
+		}
+	} while (test_and_set_bit_lock(0, &lock->held));
 	return true;
 }
 
-void sdk_unlock(void *opaque)
+void sdk_unlock(struct sd_lock *lock)
 {
-	struct sd_lock *lock = opaque;
-
+	mutex_release(&lock->dep_map, _RET_IP_);
 	clear_bit_unlock(0, &lock->held);
 	smp_mb__after_atomic();
 	if (waitqueue_active(&lock->wait))
@@ -242,7 +217,6 @@ static int __init smbdirect_init(void)
 
 out_engine:
 	sde_stop();
-	cancel_delayed_work_sync(&timer);
 	sde_exit();
 out_closer:
 	destroy_workqueue(sd_closer);
@@ -256,22 +230,26 @@ static void __exit smbdirect_exit(void)
 {
 	sd_dev_unregister();
 	sdk_unlisten();
-	sde_stop();
 	/*
 	 * Peers need not answer: each connection ends by itself within seconds.
 	 */
-	while (atomic_read(&sd_conns)) {
-		sde_run();
+	do {
+		sde_stop();
 		msleep(20);
-	}
-	destroy_workqueue(sd_closer);
-	sd_conn_exit();
-	cancel_delayed_work_sync(&timer);
+	} while (atomic_read(&sd_conns));
+	/*
+	 * The item that took the last event of a worker's shard frees the shard,
+	 * and sd_closer waits for the shard's items. Then nothing runs but the
+	 * items of the lobby, which sde_exit stops.
+	 */
+	flush_workqueue(sd_workqueue);
+	flush_workqueue(sd_closer);
 	sde_exit();
+	destroy_workqueue(sd_closer);
 	destroy_workqueue(sd_workqueue);
-	pr_info("unloaded: %d connections, %d work requests, %d maps, %lld bytes left; %lld runs, %lld calls\n",
+	pr_info("unloaded: %d connections, %d work requests, %d maps, %lld bytes left; %lld runs, %lld calls, %lld waits for a shard\n",
 		atomic_read(&sd_conns), atomic_read(&sd_wrs), atomic_read(&sd_maps), atomic64_read(&sd_bytes),
-		atomic64_read(&sd_runs), atomic64_read(&sd_enters));
+		atomic64_read(&sd_runs), atomic64_read(&sd_enters), atomic64_read(&sd_waits));
 }
 
 module_init(smbdirect_init);

@@ -21,6 +21,7 @@ import mmap
 import os
 import pathlib
 import random
+import re
 import select
 import struct
 import subprocess
@@ -372,6 +373,72 @@ class Device:
                 answer = listener.call("decline", struct.pack("<16sii", self.offered(listener), 0, 0))
                 assert struct.unpack_from("<i", answer, 16)[0] == OK
 
+    def together(self):
+        """Checks that the connections of two workers that are busy at the same time do not mix."""
+        pids = []
+        with self.listener() as listener, Client(self.address), Client(self.address):
+            for token in (self.offered(listener), self.offered(listener)):
+                pid = os.fork()
+                if pid == 0:
+                    self.work(token)
+                pids.append(pid)
+            for pid in pids:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def work(self, token):
+        """Is a worker: serves one connection, and submits much more than a call takes."""
+        try:
+            worker = Process()
+            assert worker.attach(WORKER, token) == OK
+            conn = worker.completion(CONNECTION)["conn"]
+            pdu = worker.completion(PDU)
+            assert pdu["conn"] == conn
+            for _ in range(self.options.enters // 10):
+                for _ in range(100):
+                    worker.rings.put(entry(AUTHENTICATED, conn))
+                assert worker.enter() == 0, "a completion of another worker"
+            worker.submit(entry(RECYCLE, conn, place=pdu["buffer"]), entry(DISCONNECT, conn))
+            end = worker.completion(DISCONNECTED)
+            assert (end["conn"], end["status"]) == (conn, 28), end
+            os._exit(0)
+        except BaseException as error:
+            print(f"worker: {error!r}", flush=True)
+            os._exit(1)
+
+    def apart(self):
+        """Checks that calls of one worker do not wait for another worker, by counting how often calls waited: first two
+        processes use the same worker's file, and then each process is a worker of its own."""
+        waits = []
+        for workers in (1, 2):
+            self.unload()
+            self.load()
+            files = [Process() for _ in range(workers)]
+            for file in files:
+                assert file.attach(WORKER) == OK
+                file.read()
+            pids = []
+            for number in range(2):
+                pid = os.fork()
+                if pid == 0:
+                    file = files[number % workers]
+                    failed = sum(file.enter() != 0 for _ in range(self.options.enters))
+                    os._exit(failed > 0)
+                pids.append(pid)
+            for pid in pids:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            for file in files:
+                file.close()
+            said = self.module.unload()
+            self.load()
+            found = re.search(r"(\d+) runs, (\d+) calls, (\d+) waits", said)
+            runs, calls, waited = map(int, found.groups())
+            assert calls >= 2 * self.options.enters, said
+            waits.append((waited, runs))
+        self.report.fact("waits of calls for a shard, and runs of work items", waits)
+        (together, _), (apart, runs) = waits
+        # A call may meet a work item of its own worker.
+        assert apart <= runs and together > 10 * (apart + 1), waits
+
     def killed(self):
         """Checks that workers, listeners and clients that are killed leave nothing behind."""
         for round_number in range(self.options.kills):
@@ -537,6 +604,8 @@ class Device:
         check("memory of a worker", self.memory)
         check("a connection reaches its worker", self.connection)
         check("claims and declines", self.claimed)
+        check("two workers at once", self.together)
+        check("no worker waits for another", self.apart)
         check(f"{self.options.kills} times killed", self.killed)
         check("a forked child", self.forked)
         check(f"{self.options.calls} files with hostile calls", self.hostile_calls)
@@ -568,6 +637,7 @@ def main():
     parser.add_argument("--kills", type=int, default=8, help="how many times processes are killed (8)")
     parser.add_argument("--calls", type=int, default=100, help="how many files get hostile calls (100)")
     parser.add_argument("--rings", type=int, default=10, help="how many workers write hostile rings (10)")
+    parser.add_argument("--enters", type=int, default=5000, help="how many calls each of two busy workers makes (5000)")
     parser.add_argument("--fuzz", type=pathlib.Path, help="the program of instruments/tests/device_fuzz")
     parser.add_argument("--fuzz-seconds", type=int, default=20, help="how long that program runs (20)")
     parser.add_argument("--players", type=pathlib.Path, help="the program of instruments/tests/kill")

@@ -37,10 +37,7 @@ pub(crate) fn call(
 ) -> Result<(), Errno> {
     match command {
         number::ATTACH => with(argument, |call| attach(device, client, call, writable)),
-        number::DETACH => {
-            device.detach(client);
-            Ok(())
-        }
+        number::DETACH => Ok(device.detach(client)?),
         number::SET_PARAMETERS => with(argument, |call| set_parameters(device, client, call)),
         number::SET_ADDRESSES => with(argument, |call| set_addresses(device, client, call)),
         number::SET_SESSION_ID => with(argument, |call: &mut SetSessionIdCall| {
@@ -185,7 +182,7 @@ fn claim(device: &Device, client: &Client, call: &mut ClaimCall) -> Result<(), E
     if call.cookie == 0 {
         return Err(EINVAL);
     }
-    call.status = match device.claim(&process, call.claim.token, call.cookie)? {
+    call.status = match device.claim(client, &process, (call.claim.token, call.cookie))? {
         Ok(()) => answer::LATER,
         Err(status) => status.code(),
     };
@@ -204,7 +201,7 @@ fn grow(device: &Device, client: &Client, call: &mut GrowCall) -> Result<(), Err
 
 fn release(device: &Device, client: &Client, call: &mut abi::Release) -> Result<(), Errno> {
     let process = process(client, &[Role::Worker])?;
-    if !device.release(&process, call)? {
+    if !device.release(client, call)? {
         let why = "it gave back a segment that it does not have";
         device.refuse(&process, Status::Corrupt, &why)?;
     }
@@ -253,7 +250,7 @@ fn enter_queues(device: &Device, client: &Client, call: &mut EnterCall) -> Resul
         if call.queue != ALL_QUEUES && call.queue >= ffi::QUEUES {
             return Err(EINVAL);
         }
-        device.enter(&process)?;
+        device.enter(client)?;
     } else if call.queue != ALL_QUEUES {
         return Err(EBADF);
     }

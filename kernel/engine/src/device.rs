@@ -1,190 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! The device: which processes are attached, their memory, and the shard that has all connections.
+//! The device: which processes are attached, their memory, and the [cells](crate::cell) that have the connections.
 //!
 //! ```text
-//!   a call of a process ----.
-//!   a work item, a timer ----+--> lock --> Shard: step until there is nothing to do --> notices: detach, log, wake
+//!   a call of a worker --> its cell ------.                 .--> another cell's mail
+//!   a claim, an offer ---> the lobby ------+--> errands ----+--> detach a process
+//!   a work item ---------> its own cell --'
 //! ```
 //!
-//! A worker that enters does its own work here: it submits, posts and takes completions in its own context. A work item
-//! runs only for completions that no worker looks at.
+//! Each worker has a cell with the connections that it owns; the lobby has all others. A worker that enters does its own
+//! work in its own context: it submits, posts and takes completions, and meets no other worker there. Processes attach
+//! and detach one at a time, and so do changes of where the device listens.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::{Ipv6Addr, SocketAddr};
-use core::ops::DerefMut;
-use core::time::Duration;
+use core::net::Ipv6Addr;
 
 use smbdirect::device::Status;
-use smbdirect::device::abi::{self, Address, MemParams, RegionShape, Token, region};
+use smbdirect::device::abi::{self, Address, MemParams, Token, region};
 use smbdirect::device::uapi::status as records;
-use smbdirect::engine::admission::{Limit, Limits, Place};
 use smbdirect::engine::memory::{Account, Reserve, Segment, next_length};
 use smbdirect::engine::parameters::reduced;
 use smbdirect::engine::peer::Role;
 use smbdirect::engine::pool::Pool;
-use smbdirect::engine::registry::Registry;
-use smbdirect::engine::shard::{Claim, Host, Notice, Rules, Shard};
-use smbdirect::fabric::{LocalAddress, LocalAddresses, ReadLimits};
-use smbdirect::proto;
-use smbdirect::transport::{self, Lines, Transport};
-use smbdirect::units::{Credits, Instant};
+use smbdirect::engine::registry::{Registry, Route};
+use smbdirect::engine::shard::Claim;
+use smbdirect::fabric::{ConnId, LocalAddress, LocalAddresses};
+use smbdirect::units::Instant;
 use zerocopy::FromZeros;
 
-use crate::fabric::Kernel;
-use crate::ffi::{self, Dead, Guard, Level, Lock, Pages, parameter};
+use crate::cell::{Cell, Core, Errand, LOBBY, Letter, Office};
+use crate::config::{Config, QUEUE_DEPTH};
+use crate::ffi::{self, Dead, Guard, Kind, Lock, Pages, log};
 use crate::process::{Attached, Client, Process};
 use crate::status;
 
 /// Maximum number of sessions and clients that one worker may register.
 const MOST_SESSIONS: usize = 1024;
-/// Number of entries of a ring.
-const QUEUE_DEPTH: u32 = 256;
-/// Maximum number of credits of a client that has not logged in.
-const RECEIVES_OF_STRANGERS: Credits = Credits(8);
-/// Maximum number of steps in one run, so that other tasks get their turn.
-const MOST_STEPS: u32 = 64;
 
-macro_rules! log {
-    ($level:ident, $($arguments:tt)*) => {
-        ffi::log(Level::$level, format_args!($($arguments)*))
-    };
-}
-
-/// What the device allows.
+/// What the control lock guards.
 #[derive(Debug)]
-pub(crate) struct Config {
-    acceptor: proto::Config,
-    limits: Limits,
-    max_workers: usize,
-    pub(crate) memory: MemParams,
-    total: u64,
-}
-
-impl Config {
-    fn new() -> Self {
-        let number = |number| usize::try_from(ffi::module_parameter(number)).unwrap_or(usize::MAX);
-        let messages = RegionShape {
-            unit_length: 8 << 10,
-            units_per_segment: 2048,
-            longest_run: 1152,
-            max_segments: 10,
-        };
-        Self {
-            // Clients that do not use RDMA for data put as much into a message as RDMA would carry: 8 MiB and a header.
-            acceptor: proto::Config {
-                max_fragmented_size: 9 << 20,
-                ..proto::Config::default()
-            },
-            limits: Limits {
-                max_connections: number(parameter::MAX_CONNECTIONS),
-                max_unauthenticated: number(parameter::MAX_UNAUTHENTICATED),
-                max_undispatched: number(parameter::MAX_UNDISPATCHED),
-                gateways: Vec::new(),
-            },
-            max_workers: number(parameter::MAX_WORKERS),
-            memory: MemParams {
-                send: messages,
-                bulk: RegionShape {
-                    unit_length: 64 << 10,
-                    units_per_segment: 1024,
-                    longest_run: 128,
-                    max_segments: 16,
-                },
-                receive: messages,
-                limit: ffi::module_parameter(parameter::WORKER_MEMORY),
-                reserved: 0,
-            },
-            total: ffi::module_parameter(parameter::MEMORY),
-        }
-    }
-
-    /// Computes the part of all memory that is set aside so that no worker waits for ever.
-    fn reserve(&self) -> Reserve {
-        let longest =
-            |shape: &RegionShape| u64::from(shape.unit_length) * u64::from(shape.longest_run);
-        Reserve {
-            worker: longest(&self.memory.send) + longest(&self.memory.bulk),
-            received: longest(&self.memory.receive),
-        }
-    }
-
-    fn rules(&self, memory: &Arc<Account>) -> Rules {
-        let send = &self.memory.send;
-        Rules {
-            first_request_timeout: Duration::from_secs(5),
-            login_timeout: Duration::from_secs(45),
-            claim_timeout: Duration::from_secs(10),
-            memory_idle_timeout: Duration::from_secs(5),
-            queue_depth: QUEUE_DEPTH,
-            longest_send: send.unit_length.saturating_mul(send.longest_run),
-            memory: Arc::clone(memory),
-        }
-    }
-
-    fn transport(&self) -> transport::Config {
-        transport::Config {
-            acceptor: self.acceptor,
-            first_receive_credit_max: RECEIVES_OF_STRANGERS,
-            initiator: proto::Config::initiator_default(),
-            limits: ReadLimits::default(),
-            max_unnegotiated: 1024,
-            max_unnegotiated_per_source: 256,
-            max_connections: self.limits.max_connections.saturating_add(1024),
-            send_queue: QUEUE_DEPTH as usize,
-            progress_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-/// What the shard shares with the calls.
-pub(crate) struct Shared {
-    registry: Lock<Registry<Attached>>,
-}
-
-impl Shared {
-    /// Returns the attached process with this number.
-    fn process(&self, id: u32) -> Option<Arc<Process>> {
-        let registry = self.registry.always();
-        let mut processes = registry.processes();
-        let found = processes.find(|process| process.0.number() == id)?;
-        Some(Arc::clone(&found.0))
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
-    }
-}
-
-/// The shard's view of [`Shared`].
-#[derive(Clone, Debug)]
-pub(crate) struct Ours(Arc<Shared>);
-
-impl Host for Ours {
-    type Worker = Attached;
-
-    fn registry(&self) -> impl DerefMut<Target = Registry<Attached>> {
-        self.0.registry.always()
-    }
-
-    fn token(&self) -> Option<Token> {
-        Some(ffi::random())
-    }
-}
-
-/// What the device's lock protects.
-#[derive(Debug)]
-pub(crate) struct Core {
-    shard: Shard<Kernel, Ours>,
-    shared: Arc<Shared>,
+struct Control {
     last_id: u32,
-    lines: Lines,
-    now: Instant,
     is_stopping: bool,
     /// The addresses that clients may use.
     allowed: Arc<LocalAddresses>,
@@ -196,8 +55,11 @@ pub(crate) struct Device {
     pub(crate) config: Config,
     total: Arc<Account>,
     reserve: Reserve,
-    shared: Arc<Shared>,
-    core: Lock<Core>,
+    office: Arc<Office>,
+    control: Lock<Control>,
+    lobby: Arc<Cell>,
+    /// The cells of workers, by the number of the worker.
+    cells: Lock<BTreeMap<usize, Arc<Cell>>>,
     /// When the module was loaded.
     loaded: Instant,
 }
@@ -206,62 +68,117 @@ pub(crate) struct Device {
 pub(crate) type Admitted = (u32, MemParams, u32);
 
 impl Device {
-    pub(crate) fn new() -> Self {
+    /// Makes the device. `None` never happens.
+    pub(crate) fn new() -> Option<Self> {
         let config = Config::new();
         let (total, reserve) = (Account::new(config.total), config.reserve());
-        let shared = Arc::new(Shared {
-            registry: Lock::new(Registry::new(config.limits.clone())),
-        });
-        let pool = Pool::new(config.memory.receive, Arc::clone(&total), reserve.worker);
-        let mut transport = Transport::new(Kernel::default(), pool, config.transport());
-        // The C side chooses the addresses.
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-        let listeners = transport.listen(any).into_iter().collect();
-        let host = (Ours(Arc::clone(&shared)), config.rules(&total));
-        let core = Core {
-            shard: Shard::new((0, status::FABRIC), host, (transport, listeners)),
-            shared: Arc::clone(&shared),
+        let office = Arc::new(Office::new(Registry::new(config.limits.clone())));
+        let control = Control {
             last_id: 0,
-            lines: Lines::default(),
-            now: Instant::ZERO,
             is_stopping: false,
             allowed: Arc::default(),
         };
-        Self {
+        let lobby = cell(LOBBY, &office, (&config, &total, reserve), &control.allowed)?;
+        Some(Self {
             config,
             total,
             reserve,
-            shared,
-            core: Lock::new(core),
+            office,
+            control: Lock::new(Kind::Control, control),
+            lobby,
+            cells: Lock::new(Kind::Leaf, BTreeMap::new()),
             loaded: ffi::now(),
-        }
+        })
     }
 
     fn registry(&self) -> Guard<'_, Registry<Attached>> {
-        self.shared.registry.always()
+        self.office.registry()
     }
 
-    /// Locks the core, and sets its clock.
-    pub(crate) fn core(&self) -> Result<Guard<'_, Core>, Dead> {
-        let mut core = self.core.lock()?;
-        core.look_at_clock();
-        Ok(core)
-    }
-
-    /// Does whatever is due.
-    pub(crate) fn run(&self) {
-        if let Ok(mut core) = self.core() {
-            core.run();
+    /// Returns the cell with this number, unless it has been forgotten.
+    fn cell(&self, number: usize) -> Option<Arc<Cell>> {
+        match number {
+            LOBBY => Some(Arc::clone(&self.lobby)),
+            number => self.cells.always().get(&number).cloned(),
         }
     }
 
-    /// Ends all connections.
+    /// Returns all cells of workers.
+    fn cells(&self) -> Vec<Arc<Cell>> {
+        self.cells.always().values().cloned().collect()
+    }
+
+    /// Does whatever is due in a cell.
+    pub(crate) fn run(&self, number: usize) {
+        if let Some(cell) = self.cell(number) {
+            let _ = self.at(&cell, |_| ());
+        }
+    }
+
+    /// Calls `act` on a cell, lets the cell do whatever is due, and runs its errands.
+    fn at<T>(&self, cell: &Cell, act: impl FnOnce(&mut Core) -> T) -> Result<T, Dead> {
+        let (result, errands) = cell.with(act)?;
+        self.run_errands(cell.number, errands)?;
+        Ok(result)
+    }
+
+    /// Carries out what a cell has left to do. No lock is held.
+    fn run_errands(&self, from: usize, errands: Vec<Errand>) -> Result<(), Dead> {
+        let mut errands = VecDeque::from(errands);
+        while let Some(errand) = errands.pop_front() {
+            match errand {
+                Errand::Send(to, letter) => {
+                    // If the cell is gone, so is everything that the letter could be about.
+                    let _ = self.cell(to).map(|cell| cell.post(letter));
+                }
+                Errand::Forward(traveller) => {
+                    let owner = traveller.owner().map(|owner| owner.0.number() as usize);
+                    let to = self.cell(owner.unwrap_or(LOBBY));
+                    let refused = match to {
+                        Some(to) => to.post(Letter::Put(traveller)).err(),
+                        None => Some(Letter::Put(traveller)),
+                    };
+                    // The lobby takes all mail.
+                    if let Some(Letter::Put(mut traveller)) = refused {
+                        traveller.refuse(Status::Detached);
+                        errands.push_back(Errand::Forward(traveller));
+                    }
+                }
+                Errand::ReclaimAll => {
+                    for cell in self.cells() {
+                        let _ = cell.post(Letter::Reclaim);
+                    }
+                }
+                Errand::Detach(worker, status, why) => {
+                    if let Some(process) = self.office.process(worker) {
+                        self.detach_process(&process, status, &why)?;
+                    }
+                }
+                Errand::Forget => {
+                    let forgotten = self.cells.always().remove(&from);
+                    drop(forgotten);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all connections, as far as they have ended. Processes no longer attach.
     pub(crate) fn stop(&self) {
-        if let Ok(mut core) = self.core() {
-            core.is_stopping = true;
-            let now = core.now;
-            core.shard.stop(now);
-            core.run();
+        if let Ok(mut control) = self.control.lock() {
+            control.is_stopping = true;
+        }
+        let _ = self.at(&self.lobby, Core::stop);
+        for cell in self.cells() {
+            let _ = self.at(&cell, Core::stop);
+        }
+    }
+
+    /// Keeps work items from running.
+    pub(crate) fn quiet(&self) {
+        self.lobby.quiet();
+        for cell in self.cells() {
+            cell.quiet();
         }
     }
 
@@ -273,35 +190,40 @@ impl Device {
         token: Token,
     ) -> Result<Result<Admitted, Status>, Dead> {
         let addresses = client.file.addresses();
-        let mut core = self.core()?;
-        let admitted = self.admit(&mut core, client, (role, token), &addresses);
-        if let Err(status) = &admitted {
-            self.registry().refused_attach(*status);
+        let mut control = self.control.lock()?;
+        let admitted = self.admit(&mut control, client, (role, token), &addresses);
+        drop(control);
+        let (admitted, claim) = match admitted {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                self.registry().refused_attach(status);
+                return Ok(Err(status));
+            }
+        };
+        if let Some((conn, claim)) = claim {
+            self.at(&self.lobby, |core| core.shard.claim(conn, claim))?;
+            self.enter(client)?;
         }
-        core.run();
-        Ok(admitted)
+        Ok(Ok(admitted))
     }
 
+    /// Admits a process. Also returns its claim, if it attaches for one connection.
+    #[allow(clippy::type_complexity)]
     fn admit(
         &self,
-        core: &mut Core,
+        control: &mut Control,
         client: &Client,
         (role, token): (Role, Token),
         addresses: &[Address],
-    ) -> Result<Admitted, Status> {
-        if core.is_stopping {
+    ) -> Result<(Admitted, Option<(ConnId, Claim<Attached>)>), Status> {
+        if control.is_stopping {
             return Err(Status::Stopping);
         }
         let has_token = token != Token::default();
         let mut registry = self.registry();
-        if let Some(listener) = has_token
-            .then(|| registry.route_unknown())
-            .and_then(listener_of)
-        {
-            // Connections come in only in the listener's network namespace.
-            if listener.0.file().net() != client.file.net() {
-                return Err(Status::NoToken);
-            }
+        // Connections come in only in the listener's network namespace.
+        if has_token && !is_near(&registry, client.file.net()) {
+            return Err(Status::NoToken);
         }
         let offered = registry.claim(&token).filter(|_| has_token);
         match (has_token, offered) {
@@ -313,29 +235,37 @@ impl Device {
         if role == Role::Listener {
             ffi::listen(&client.file).map_err(|_| Status::Address)?;
         }
-        let id = core.free_id(&self.registry());
+        let id = self.free_id(control);
         let identity = (id, role, offered.is_some());
-        let process = Arc::new(Process::new(
-            identity,
-            &client.file,
-            self.config.memory.limit,
-        ));
-        if !client.set_process(&process) {
+        let process = Process::new(identity, &client.file, self.config.memory.limit);
+        let process = Arc::new(process);
+        let own = match role {
+            Role::Worker => {
+                let shape = (&self.config, &self.total, self.reserve);
+                let cell = cell(id as usize, &self.office, shape, &control.allowed);
+                Some(cell.ok_or(Status::System)?)
+            }
+            Role::Listener | Role::Observer => None,
+        };
+        if !client.set_process(&process, own.as_ref()) {
             if role == Role::Listener {
                 ffi::unlisten();
             }
             return Err(Status::Busy);
         }
+        if let Some(cell) = own {
+            self.cells.always().insert(cell.number, cell);
+        }
         let attached = Attached(process);
         if role != Role::Observer {
             // A new inbox is empty, so this does not fail.
-            let _ = attached.0.tell_addresses(&core.reached(addresses));
+            let _ = attached.0.tell_addresses(&control.reached(addresses));
         }
         let mut registry = self.registry();
         registry.attach(&attached);
         registry.count("attached");
         drop(registry);
-        if role != Role::Observer && core.lines.admit(core.now).is_some() {
+        if role != Role::Observer && self.office.may_log(ffi::now()) {
             log!(
                 Info,
                 "process {} attached as {}",
@@ -343,14 +273,28 @@ impl Device {
                 role.name()
             );
         }
-        if let Some(offered) = offered {
+        let claim = offered.map(|offered| {
             let claim = Claim {
                 worker: attached,
                 cookie: None,
             };
-            core.shard.claim(offered.conn, claim);
+            (offered.conn, claim)
+        });
+        Ok(((id, self.config.memory, QUEUE_DEPTH), claim))
+    }
+
+    /// Returns a number that no process has, nor the cell of a worker whose connections are still ending.
+    fn free_id(&self, control: &mut Control) -> u32 {
+        let (registry, cells) = (self.registry(), self.cells.always());
+        loop {
+            control.last_id = control.last_id.checked_add(1).unwrap_or(1);
+            let id = control.last_id;
+            let mut processes = registry.processes();
+            let is_free = processes.all(|process| process.0.number() != id);
+            if is_free && !cells.contains_key(&(id as usize)) {
+                return id;
+            }
         }
-        Ok((id, self.config.memory, QUEUE_DEPTH))
     }
 
     /// Returns the length of the longest RDMA transfer.
@@ -358,19 +302,15 @@ impl Device {
         self.config.acceptor.max_read_write_size
     }
 
-    /// Claims, for a process, the connection that `token` names. The answer comes later.
+    /// Claims, for a worker, the connection that `token` names. The answer comes later.
     pub(crate) fn claim(
         &self,
+        client: &Client,
         process: &Arc<Process>,
-        token: Token,
-        cookie: u64,
+        (token, cookie): (Token, u64),
     ) -> Result<Result<(), Status>, Dead> {
-        let mut core = self.core()?;
         let mut registry = self.registry();
-        let listener = listener_of(registry.route_unknown());
-        let is_near =
-            listener.is_none_or(|listener| listener.0.file().net() == process.file().net());
-        let offered = match is_near {
+        let offered = match is_near(&registry, process.file().net()) {
             true => registry.claim(&token),
             false => None,
         };
@@ -382,20 +322,18 @@ impl Device {
             worker: Attached(Arc::clone(process)),
             cookie: Some(cookie),
         };
-        core.shard.claim(offered.conn, claim);
-        core.run();
+        self.at(&self.lobby, |core| core.shard.claim(offered.conn, claim))?;
+        self.enter(client)?;
         Ok(Ok(()))
     }
 
     /// Declines, for the listener, the connection that `token` names.
     pub(crate) fn decline(&self, token: Token) -> Result<Result<(), Status>, Dead> {
-        let mut core = self.core()?;
         let offered = self.registry().claim(&token);
         let Some(offered) = offered else {
             return Ok(Err(Status::NoToken));
         };
-        core.shard.decline(offered.conn);
-        core.run();
+        self.at(&self.lobby, |core| core.shard.decline(offered.conn))?;
         Ok(Ok(()))
     }
 
@@ -433,7 +371,8 @@ impl Device {
         if acceptor.validate().is_err() {
             return Ok(Err(Status::Invalid));
         }
-        self.core()?.shard.set_acceptor(acceptor);
+        // Connections negotiate in the lobby.
+        self.at(&self.lobby, |core| core.shard.set_acceptor(acceptor))?;
         Ok(Ok(()))
     }
 
@@ -461,22 +400,27 @@ impl Device {
             _ => return Ok(Err(Status::Invalid)),
         };
         let addresses = client.file.addresses();
-        let mut core = self.core()?;
-        if *core.allowed != allowed {
-            core.allowed = Arc::new(allowed);
-            let allowed = Arc::clone(&core.allowed);
-            core.shard.admit_at(&allowed);
-            let reached = core.reached(&addresses);
-            for process in self
-                .registry()
-                .processes()
-                .filter(|process| !process.0.is(Role::Observer))
-            {
-                // A process that does not read its messages learns of this when it attaches again.
-                let _ = process.0.tell_addresses(&reached);
-            }
+        let mut control = self.control.lock()?;
+        if *control.allowed == allowed {
+            return Ok(Ok(()));
         }
-        core.run();
+        control.allowed = Arc::new(allowed);
+        let allowed = &control.allowed;
+        for cell in self.cells() {
+            let _ = cell.post(Letter::AdmitAt(Arc::clone(allowed)));
+        }
+        let (_, errands) = self.lobby.with(|core| core.admit_at(Arc::clone(allowed)))?;
+        let reached = control.reached(&addresses);
+        for process in self
+            .registry()
+            .processes()
+            .filter(|process| !process.0.is(Role::Observer))
+        {
+            // A process that does not read its messages learns of this when it attaches again.
+            let _ = process.0.tell_addresses(&reached);
+        }
+        drop(control);
+        self.run_errands(LOBBY, errands)?;
         Ok(Ok(()))
     }
 
@@ -517,38 +461,48 @@ impl Device {
     }
 
     /// Takes back a segment that a worker no longer uses. `false`: the worker does not have that segment.
-    pub(crate) fn release(&self, process: &Process, release: &abi::Release) -> Result<bool, Dead> {
-        let mut core = self.core()?;
+    pub(crate) fn release(&self, client: &Client, release: &abi::Release) -> Result<bool, Dead> {
+        let Some((process, cell)) = client.worker() else {
+            return Ok(false);
+        };
         let id = process.number();
-        if release.region == region::RECEIVE {
-            if release.queue != 0 {
-                return Ok(false);
-            }
-            process.unmap(region::RECEIVE, release.number);
-            core.shard.unmapped(id, release.number);
-        } else {
-            if release.queue != 0 || !process.release(release.region, release.number) {
-                return Ok(false);
-            }
-            core.shard.released(id);
+        if release.queue != 0 {
+            return Ok(false);
         }
-        core.run();
+        if release.region == region::RECEIVE {
+            process.unmap(region::RECEIVE, release.number);
+            self.at(&cell, |core| core.shard.unmapped(id, release.number))?;
+        } else {
+            if !process.release(release.region, release.number) {
+                return Ok(false);
+            }
+            self.at(&cell, |core| core.shard.released(id))?;
+        }
         Ok(true)
     }
 
     /// Makes the records of the status.
     pub(crate) fn status(&self, client: &Client) -> Result<Vec<u8>, Dead> {
         let addresses = client.file.addresses();
-        let mut core = self.core()?;
-        let shard = core.shard.report();
-        // The report may have found a fault.
-        core.run();
+        let mut reports = Vec::new();
+        let mut cells = self.cells();
+        cells.push(Arc::clone(&self.lobby));
+        for cell in cells {
+            let (report, errands) = cell.report()?;
+            // The report may have found a fault.
+            self.run_errands(cell.number, errands)?;
+            reports.push(report);
+        }
+        let control = self.control.lock()?;
+        let (is_stopping, reached) = (control.is_stopping, control.reached(&addresses));
+        let allowed = Arc::clone(&control.allowed);
+        drop(control);
         let (config, limits) = (&self.config, &self.config.limits);
         let narrow = |number| u32::try_from(number).unwrap_or(u32::MAX);
         let device = records::Device {
             version: records::name(env!("CARGO_PKG_VERSION")),
             interface: abi::VERSION,
-            flags: if core.is_stopping {
+            flags: if is_stopping {
                 records::device_flags::STOPPING
             } else {
                 0
@@ -566,68 +520,111 @@ impl Device {
         };
         let sources = status::Sources {
             device,
-            addresses: &core.reached(&addresses),
-            allowed: &core.allowed,
+            addresses: &reached,
+            allowed: &allowed,
             registry: &self.registry(),
-            shard,
+            reports,
             loaded: self.loaded,
-            now: core.now,
+            now: ffi::now(),
         };
         Ok(status::records(sources))
     }
 
-    /// Serves a worker that has rung its bell or asked what is ready (`enter::LOOK`).
-    pub(crate) fn enter(&self, process: &Process) -> Result<(), Dead> {
-        let mut core = self.core()?;
-        let queue = core
-            .shard
-            .queue_of(process.number())
-            .map(|(queue, _)| queue);
-        if let Some(queue) = queue {
-            core.shard.rung(queue);
-        }
-        core.run();
-        Ok(())
+    /// Serves a worker that has rung its bell or asked what is ready (`enter::LOOK`). Nothing that another worker does
+    /// holds this up.
+    pub(crate) fn enter(&self, client: &Client) -> Result<(), Dead> {
+        let Some((process, cell)) = client.worker() else {
+            return Ok(());
+        };
+        self.at(&cell, |core| {
+            let queue = core.shard.queue_of(process.number());
+            if let Some(queue) = queue.map(|(queue, _)| queue) {
+                core.shard.rung(queue);
+            }
+        })
     }
 
     /// Detaches the process of an open file.
-    pub(crate) fn detach(&self, client: &Client) {
-        let Some(process) = client.process() else {
-            return;
-        };
-        if let Ok(mut core) = self.core() {
-            core.detach(&process, None, &"it closed the device");
-            core.run();
+    pub(crate) fn detach(&self, client: &Client) -> Result<(), Dead> {
+        match client.process() {
+            Some(process) => self.detach_process(&process, None, &"it closed the device"),
+            None => Ok(()),
         }
     }
 
     /// Detaches a process that has broken a rule.
     pub(crate) fn refuse(
         &self,
-        process: &Arc<Process>,
+        process: &Process,
         status: Status,
         why: &dyn fmt::Display,
     ) -> Result<(), Dead> {
-        let mut core = self.core()?;
-        core.detach(process, Some(status), why);
-        core.run();
+        self.detach_process(process, Some(status), why)
+    }
+
+    /// Detaches a process. A work item ends its connections, so that a process that exits does not wait for them.
+    fn detach_process(
+        &self,
+        process: &Process,
+        status: Option<Status>,
+        why: &dyn fmt::Display,
+    ) -> Result<(), Dead> {
+        let control = self.control.lock()?;
+        if !process.close(status) {
+            return Ok(());
+        }
+        let id = process.number();
+        let mut registry = self.registry();
+        registry.detach(id);
+        registry.count("detached");
+        drop(registry);
+        if process.is(Role::Listener) {
+            ffi::unlisten();
+        }
+        if let Some(cell) = self.cell(id as usize) {
+            let _ = cell.post(Letter::Gone);
+        }
+        drop(control);
+        let pid = process.file().pid();
+        match status {
+            Some(status) if self.office.may_log(ffi::now()) => {
+                log!(
+                    Warning,
+                    "process {pid} was detached ({}): {why}",
+                    status.name()
+                );
+            }
+            None if !process.is(Role::Observer) && self.office.may_log(ffi::now()) => {
+                log!(Info, "process {pid} detached: {why}");
+            }
+            Some(_) | None => {}
+        }
         Ok(())
     }
 }
 
-fn listener_of(route: smbdirect::engine::registry::Route<Attached>) -> Option<Attached> {
-    match route {
-        smbdirect::engine::registry::Route::Listener(listener) => Some(listener),
-        _ => None,
+/// Makes a cell.
+fn cell(
+    number: usize,
+    office: &Arc<Office>,
+    (config, total, reserve): (&Config, &Arc<Account>, Reserve),
+    allowed: &Arc<LocalAddresses>,
+) -> Option<Arc<Cell>> {
+    let pool = Pool::new(config.memory.receive, Arc::clone(total), reserve.worker);
+    let parts = (config.rules(total), config.transport(), pool);
+    Cell::new(number, office, parts, allowed).map(Arc::new)
+}
+
+/// Returns whether a process may have connections: it has to be in the network namespace of the listener, if there is
+/// one.
+fn is_near(registry: &Registry<Attached>, net: u64) -> bool {
+    match registry.route_unknown() {
+        Route::Listener(listener) => listener.0.file().net() == net,
+        Route::Worker(_) | Route::Nobody => true,
     }
 }
 
-impl Core {
-    fn look_at_clock(&mut self) {
-        self.now = ffi::now();
-        self.shard.set_now(self.now);
-    }
-
+impl Control {
     /// Returns the addresses in this list that clients may use.
     fn reached(&self, addresses: &[Address]) -> Vec<Address> {
         let may_use = |address: &&Address| {
@@ -637,158 +634,5 @@ impl Core {
             ))
         };
         addresses.iter().filter(may_use).copied().collect()
-    }
-
-    /// Returns a number that no process has.
-    fn free_id(&mut self, registry: &Registry<Attached>) -> u32 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            let mut processes = registry.processes();
-            if processes.all(|process| process.0.number() != self.last_id) {
-                return self.last_id;
-            }
-        }
-    }
-
-    /// Steps until there is nothing to do, and sets the timer for the next deadline.
-    fn run(&mut self) {
-        for _ in 0..MOST_STEPS {
-            let stepped = self.shard.step();
-            let had_notices = self.run_notices();
-            let is_busy = match stepped {
-                Ok(busy) => busy || had_notices || self.shard.is_due(),
-                Err(error) => {
-                    log!(Warning, "{error}");
-                    false
-                }
-            };
-            // From now on a worker rings its bell when it submits something, because nothing looks at its ring.
-            if !is_busy && self.shard.announce_sleep() {
-                let next = self.shard.next_deadline();
-                if let Some(next) = next {
-                    ffi::run_after(next.saturating_since(self.now));
-                }
-                return;
-            }
-            self.look_at_clock();
-        }
-        ffi::run_after(Duration::ZERO);
-    }
-
-    /// Handles the shard's notices. Returns whether there were any.
-    fn run_notices(&mut self) -> bool {
-        let mut any = false;
-        while let Some(notice) = self.shard.next_notice() {
-            any = true;
-            match notice {
-                Notice::Fault {
-                    worker,
-                    status,
-                    why,
-                } => self.detach_worker(worker, Some(status), &why),
-                Notice::Gone(worker) => self.detach_worker(worker, None, &"it is gone"),
-                Notice::QueueMade(_) | Notice::Established { .. } => {}
-                Notice::End(place, limit) => self.shard.end_stranger(place.conn, limit),
-                Notice::Offer(Place { conn, .. }) => self.shard.route(conn),
-                Notice::NoMemory => self.shard.reclaim(),
-                Notice::LimitMet(limit) => self.limit_met(limit.name(), parameter_of(limit), 1),
-                Notice::TurnedAway(times) => {
-                    self.limit_met("max_unnegotiated", "a limit of 1024", times)
-                }
-                Notice::Assigned { conn, peer, worker } => {
-                    self.shard.fabric().own(conn, worker.0.file());
-                    if self.lines.admit(self.now).is_some() {
-                        log!(
-                            Info,
-                            "{peer}: process {} has the connection",
-                            worker.0.file().pid()
-                        );
-                    }
-                }
-                Notice::Ended { close, cause, .. } => {
-                    if self.lines.admit(self.now).is_some() {
-                        let (received, sent) = (close.bytes_received, close.bytes_sent);
-                        match cause {
-                            Some(cause) => log!(
-                                Info,
-                                "{}: ended, {received} bytes received, {sent} sent: {cause}",
-                                close.peer
-                            ),
-                            None => log!(
-                                Info,
-                                "{}: ended, {received} bytes received, {sent} sent: {}",
-                                close.peer,
-                                close.reason
-                            ),
-                        }
-                    }
-                }
-            }
-        }
-        any
-    }
-
-    fn limit_met(&mut self, key: &'static str, what: &str, times: u64) {
-        let met = self
-            .shared
-            .registry
-            .always()
-            .warnings
-            .met(key, times, self.now);
-        if let Some(times) = met {
-            log!(Warning, "{what} was reached {times} times ({key})");
-        }
-    }
-
-    fn detach_worker(&mut self, worker: u32, status: Option<Status>, why: &dyn fmt::Display) {
-        let process = self.shared.process(worker);
-        if let Some(process) = process {
-            self.detach(&process, status, why);
-        }
-    }
-
-    fn detach(&mut self, process: &Arc<Process>, status: Option<Status>, why: &dyn fmt::Display) {
-        if !process.close(status) {
-            return;
-        }
-        let id = process.number();
-        let mut registry = self.shared.registry.always();
-        registry.detach(id);
-        registry.count("detached");
-        drop(registry);
-        if process.is(Role::Listener) {
-            ffi::unlisten();
-        }
-        if process.is(Role::Worker) {
-            let conns: Vec<_> = self
-                .shard
-                .queue_of(id)
-                .map(|(_, conns)| conns.collect())
-                .unwrap_or_default();
-            self.shard.fabric().disown(conns);
-            self.shard.gone(id);
-        }
-        let pid = process.file().pid();
-        match status {
-            Some(status) if self.lines.admit(self.now).is_some() => {
-                log!(
-                    Warning,
-                    "process {pid} was detached ({}): {why}",
-                    status.name()
-                );
-            }
-            None if !process.is(Role::Observer) && self.lines.admit(self.now).is_some() => {
-                log!(Info, "process {pid} detached: {why}");
-            }
-            Some(_) | None => {}
-        }
-    }
-}
-
-/// Returns the module parameter that sets a limit.
-const fn parameter_of(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Connections | Limit::ConnectionsOfSource => "max_connections",
-        Limit::Unauthenticated | Limit::UnauthenticatedOfSource => "max_unauthenticated",
     }
 }

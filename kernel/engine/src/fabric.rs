@@ -14,6 +14,8 @@
 //! - If memory is deregistered while posted work uses it, the memory stays mapped until that work has ended, because
 //!   nothing can keep a device from using it.
 //! - `CLOSED` comes when no work is posted. Only then does the connection's owner learn of its end.
+//! - Each shard has a fabric of its own. A connection that moves gets a new number, which its events carry from then
+//!   on; all events that carry the old number have been handled, because [`poll`](Fabric::poll) handles all that it takes.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::string::String;
@@ -26,13 +28,13 @@ use core::time::Duration;
 use slotmap::{Key, KeyData, SlotMap};
 use smbdirect::fabric::iwarp::mpa::LegacyReadDepths;
 use smbdirect::fabric::{
-    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Outcome,
-    ReadLimits, Region, RegionId, RemoteAddress, Sge, WcStatus, Work, WrError, WrId,
+    Access, CloseReason, ConnId, Event, Fabric, FabricError, ListenerId, LocalAddresses, Movable,
+    Outcome, ReadLimits, Region, RegionId, RemoteAddress, Sge, WcStatus, Work, WrError, WrId,
 };
 use smbdirect::sys::{Memory, OsError};
 use smbdirect::units::{Instant, RemoteToken};
 
-use crate::ffi::{self, Conn as Raw, Errno, FileRef, Map, down, kind};
+use crate::ffi::{self, Conn as Raw, Errno, Events, FileRef, Map, down, kind};
 
 /// How long a connection may take to be established.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,7 +105,7 @@ struct WaitingRead {
     source: RemoteAddress,
 }
 
-struct Conn {
+pub(crate) struct Conn {
     /// Stands before `raw`, so that mappings are dropped before their connection.
     regions: Vec<Option<Mapped>>,
     raw: Raw,
@@ -123,6 +125,15 @@ struct Conn {
     posted: [VecDeque<Posted>; 4],
     waiting_reads: VecDeque<WaitingRead>,
     reads_under_way: u32,
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("local", &self.local)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Conn {
@@ -331,8 +342,8 @@ impl Conn {
 }
 
 /// See the [module](self).
-#[derive(Default)]
 pub(crate) struct Kernel {
+    /// Stands before `shard`, so that connections are dropped before the shard.
     conns: SlotMap<ConnId, Conn>,
     listeners: SlotMap<ListenerId, SocketAddr>,
     admitted: Arc<LocalAddresses>,
@@ -340,6 +351,7 @@ pub(crate) struct Kernel {
     work: Vec<ConnId>,
     deadlines: BTreeSet<(Instant, ConnId)>,
     now: Instant,
+    shard: Arc<Events>,
 }
 
 impl fmt::Debug for Kernel {
@@ -376,6 +388,19 @@ fn of_errno(errno: Errno) -> CloseReason {
 }
 
 impl Kernel {
+    /// Makes the fabric of a shard.
+    pub(crate) fn new(shard: Arc<Events>) -> Self {
+        Self {
+            conns: SlotMap::with_key(),
+            listeners: SlotMap::with_key(),
+            admitted: Arc::default(),
+            work: Vec::new(),
+            deadlines: BTreeSet::new(),
+            now: Instant::ZERO,
+            shard,
+        }
+    }
+
     /// Makes the completions of a connection wake this process from now on.
     pub(crate) fn own(&self, conn: ConnId, file: &FileRef) {
         if let Some(conn) = self.conns.get(conn) {
@@ -818,7 +843,7 @@ impl Fabric for Kernel {
         self.now = now;
         let mut batch = [ffi::Event::EMPTY; BATCH];
         for _ in 0..MOST_BATCHES {
-            let (count, more) = ffi::events(&mut batch);
+            let (count, more) = self.shard.take(&mut batch);
             for event in batch.iter().take(count) {
                 self.handle(event, events);
             }
@@ -838,5 +863,30 @@ impl Fabric for Kernel {
             return Some(Instant::ZERO);
         }
         self.deadlines.first().map(|(at, _)| *at)
+    }
+}
+
+impl Movable for Kernel {
+    type Moving = Conn;
+
+    fn take(&mut self, id: ConnId) -> Option<Conn> {
+        let is_up = |conn: &&Conn| conn.stage == Stage::Established;
+        self.conns.get(id).filter(is_up)?;
+        let mut conn = self.conns.remove(id)?;
+        if let Some(at) = conn.deadline.take() {
+            self.deadlines.remove(&(at, id));
+        }
+        conn.raw.leave();
+        Some(conn)
+    }
+
+    fn put(&mut self, conn: Conn) -> ConnId {
+        let id = self.conns.insert(conn);
+        if let Some(conn) = self.conns.get(id) {
+            conn.raw.join(&self.shard, id.data().as_ffi());
+        }
+        // There may be work to do, and a deadline to set again.
+        self.work.push(id);
+        id
     }
 }

@@ -9,11 +9,13 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+#[cfg(not(test))]
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
+#[cfg(not(test))]
 use core::panic::PanicInfo;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -83,6 +85,13 @@ impl Event {
         has_token: 0,
     };
 
+    /// Returns this event as one of a connection.
+    #[cfg(test)]
+    pub(crate) fn of(self, conn: usize, key: u64) -> Self {
+        let conn = conn as *mut c_void;
+        Self { conn, key, ..self }
+    }
+
     /// Returns whether this is an event of that connection.
     pub(crate) fn is_of(&self, conn: &Conn) -> bool {
         self.conn == conn.0.as_ptr()
@@ -141,17 +150,19 @@ pub(crate) struct Depths {
 }
 
 unsafe extern "C" {
+    #[cfg(not(test))]
     fn sdk_alloc(size: usize, align: usize) -> *mut u8;
+    #[cfg(not(test))]
     fn sdk_free(start: *mut u8, size: usize);
+    #[cfg(not(test))]
     fn sdk_panic(file: *const u8, length: usize, line: u32) -> !;
     fn sdk_log(level: u32, text: *const u8, length: usize);
     fn sdk_random(bytes: *mut u8, length: usize);
     safe fn sdk_now() -> u64;
-    safe fn sdk_lock_new() -> *mut c_void;
+    safe fn sdk_lock_new(kind: u32) -> *mut c_void;
     fn sdk_lock_free(lock: *mut c_void);
     fn sdk_lock(lock: *mut c_void) -> bool;
     fn sdk_unlock(lock: *mut c_void);
-    safe fn sdk_timer(delay: u64);
     safe fn sdk_parameter(number: u32) -> u64;
     fn sdk_copy_in(to: *mut u8, from: u64, length: usize) -> i32;
     fn sdk_copy_out(to: u64, from: *const u8, length: usize) -> i32;
@@ -162,7 +173,14 @@ unsafe extern "C" {
     fn sdk_map(conn: *mut c_void, start: *mut u8, length: usize, error: *mut i32) -> *mut c_void;
     fn sdk_unmap(map: *mut c_void);
 
-    fn sdk_events(events: *mut Event, room: u32, more: *mut bool) -> u32;
+    fn sdk_shard_new(number: u64, lock: *mut c_void) -> *mut c_void;
+    fn sdk_shard_stop(shard: *mut c_void);
+    fn sdk_shard_free(shard: *mut c_void);
+    fn sdk_shard_run(shard: *mut c_void);
+    fn sdk_shard_run_after(shard: *mut c_void, delay: u64);
+    fn sdk_events(shard: *mut c_void, events: *mut Event, room: u32, more: *mut bool) -> u32;
+    fn sdk_conn_leave(conn: *mut c_void);
+    fn sdk_conn_join(conn: *mut c_void, shard: *mut c_void, key: u64);
     fn sdk_conn_request(conn: *mut c_void, request: *mut Request);
     fn sdk_conn_setup(conn: *mut c_void, key: u64, depths: *mut Depths) -> i32;
     fn sdk_conn_accept(
@@ -220,10 +238,12 @@ const fn result(code: i32) -> Result<(), Errno> {
 
 // ---- what a program without an operating system must provide
 
+#[cfg(not(test))]
 struct Allocator;
 
 // SAFETY: `sdk_alloc` returns null or as many bytes as asked for, aligned as asked for, and nothing else uses them
 // until `sdk_free`.
+#[cfg(not(test))]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: `sdk_alloc` accepts any numbers.
@@ -241,9 +261,11 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let (file, line) = info
@@ -260,11 +282,20 @@ pub(crate) enum Level {
     Info = 2,
 }
 
-pub(crate) fn log(level: Level, arguments: fmt::Arguments<'_>) {
+pub(crate) fn write(level: Level, arguments: fmt::Arguments<'_>) {
     let text: String = alloc::fmt::format(arguments);
     // SAFETY: the pointer and the length are those of `text`.
     unsafe { sdk_log(level as u32, text.as_ptr(), text.len()) }
 }
+
+/// Logs a line: `log!(Info, "{peer}: ...")`.
+macro_rules! log {
+    ($level:ident, $($arguments:tt)*) => {
+        crate::ffi::write(crate::ffi::Level::$level, format_args!($($arguments)*))
+    };
+}
+
+pub(crate) use log;
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -276,11 +307,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 /// Returns the time on the clock that the whole device uses.
 pub(crate) fn now() -> Instant {
     Instant::from_nanos(sdk_now())
-}
-
-/// Makes the device run again after this time, unless an earlier run is already due.
-pub(crate) fn run_after(time: core::time::Duration) {
-    sdk_timer(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1));
 }
 
 pub(crate) fn module_parameter(number: u32) -> u64 {
@@ -305,9 +331,39 @@ pub(crate) fn copy_out(address: u64, source: &[u8]) -> Result<(), Errno> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dead;
 
+/// `enum sd_lock_kind`: what a lock guards. A task takes locks in this order, and never two of the same kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// Which processes attach, and where the device listens.
+    Control = 0,
+    /// A shard.
+    Shard = 1,
+    /// The registry.
+    Registry = 2,
+    /// One process's or one shard's list.
+    Leaf = 3,
+}
+
+/// A sleeping lock without a value.
+#[derive(Debug)]
+pub(crate) struct RawLock(*mut c_void);
+
+impl RawLock {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self(sdk_lock_new(kind as u32))
+    }
+}
+
+impl Drop for RawLock {
+    fn drop(&mut self) {
+        // SAFETY: the lock is free, because guards borrow the `Lock` that has it.
+        unsafe { sdk_lock_free(self.0) }
+    }
+}
+
 /// A value behind a sleeping lock.
 pub(crate) struct Lock<T> {
-    lock: *mut c_void,
+    lock: RawLock,
     value: UnsafeCell<T>,
 }
 
@@ -317,16 +373,21 @@ unsafe impl<T> Send for Lock<T> {}
 unsafe impl<T> Sync for Lock<T> {}
 
 impl<T> Lock<T> {
-    pub(crate) fn new(value: T) -> Self {
+    pub(crate) fn new(kind: Kind, value: T) -> Self {
+        Self::with(RawLock::new(kind), value)
+    }
+
+    /// Puts a value behind a lock, which has guarded nothing so far.
+    pub(crate) fn with(lock: RawLock, value: T) -> Self {
         Self {
-            lock: sdk_lock_new(),
+            lock,
             value: UnsafeCell::new(value),
         }
     }
 
     pub(crate) fn lock(&self) -> Result<Guard<'_, T>, Dead> {
         // SAFETY: the lock lives as long as `self`.
-        match unsafe { sdk_lock(self.lock) } {
+        match unsafe { sdk_lock(self.lock.0) } {
             true => Ok(Guard(self)),
             false => Err(Dead),
         }
@@ -340,13 +401,6 @@ impl<T> Lock<T> {
                 return guard;
             }
         }
-    }
-}
-
-impl<T> Drop for Lock<T> {
-    fn drop(&mut self) {
-        // SAFETY: the lock is free, because guards borrow `self`.
-        unsafe { sdk_lock_free(self.lock) }
     }
 }
 
@@ -379,7 +433,7 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: `Lock::lock` took it.
-        unsafe { sdk_unlock(self.0.lock) }
+        unsafe { sdk_unlock(self.0.lock.0) }
     }
 }
 
@@ -450,14 +504,64 @@ impl Drop for Map {
 
 // ---- connections
 
-/// Fills `events` with what has happened; also returns whether there is more.
-pub(crate) fn events(events: &mut [Event]) -> (usize, bool) {
-    let mut more = false;
-    // A batch is short, so its length fits in 32 bits.
-    let room = events.len() as u32;
-    // SAFETY: `events` has room for `room` events.
-    let count = unsafe { sdk_events(events.as_mut_ptr(), room, &mut more) };
-    (count as usize, more)
+/// The kernel's side of a shard: the events of its connections, and its work items. Dropping it frees it, so drop it only
+/// when no connection is in the shard.
+pub(crate) struct Events(NonNull<c_void>);
+
+// SAFETY: any task may call the functions of C, which take their own lock.
+unsafe impl Send for Events {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Events {}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+impl Events {
+    /// Makes the kernel's side of the shard with this number, which this lock will guard. New connections are those of
+    /// shard 0. `None` never happens.
+    pub(crate) fn new(number: u64, lock: &RawLock) -> Option<Self> {
+        // SAFETY: C uses the lock only to check that it is held.
+        NonNull::new(unsafe { sdk_shard_new(number, lock.0) }).map(Self)
+    }
+
+    /// Fills `events` with what has happened to the shard's connections; also returns whether there is more.
+    pub(crate) fn take(&self, events: &mut [Event]) -> (usize, bool) {
+        let mut more = false;
+        // A batch is short, so its length fits in 32 bits.
+        let room = events.len() as u32;
+        // SAFETY: `events` has room for `room` events; the shard exists until `self` is dropped.
+        let count = unsafe { sdk_events(self.0.as_ptr(), events.as_mut_ptr(), room, &mut more) };
+        (count as usize, more)
+    }
+
+    /// Makes a work item run the shard.
+    pub(crate) fn run(&self) {
+        // SAFETY: as in `take`.
+        unsafe { sdk_shard_run(self.0.as_ptr()) }
+    }
+
+    /// Makes a work item run the shard after this time, unless an earlier run is already due.
+    pub(crate) fn run_after(&self, time: core::time::Duration) {
+        let delay = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // SAFETY: as in `take`.
+        unsafe { sdk_shard_run_after(self.0.as_ptr(), delay) }
+    }
+
+    /// Keeps work items from running the shard, and waits for those that do. No work item may call this.
+    pub(crate) fn stop(&self) {
+        // SAFETY: as in `take`.
+        unsafe { sdk_shard_stop(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // SAFETY: no connection is in the shard, and nothing uses `self` any longer.
+        unsafe { sdk_shard_free(self.0.as_ptr()) }
+    }
 }
 
 /// A connection of the connection manager. Dropping it frees it, so drop it only after `CLOSED` has come.
@@ -509,6 +613,18 @@ impl Conn {
         let file = file.map_or(null_mut(), |file| file.0.as_ptr());
         // SAFETY: as in `request`; C takes a reference of its own.
         unsafe { sdk_conn_own(self.0.as_ptr(), file) }
+    }
+
+    /// Takes the connection out of its shard.
+    pub(crate) fn leave(&self) {
+        // SAFETY: as in `request`.
+        unsafe { sdk_conn_leave(self.0.as_ptr()) }
+    }
+
+    /// Puts the connection into a shard, after it has left another. Its events carry this key from now on.
+    pub(crate) fn join(&self, shard: &Events, key: u64) {
+        // SAFETY: as in `request`; the shard exists until its connections have left or ended.
+        unsafe { sdk_conn_join(self.0.as_ptr(), shard.0.as_ptr(), key) }
     }
 
     pub(crate) fn map(&self, memory: &Memory) -> Result<Map, Errno> {
@@ -740,12 +856,14 @@ fn device() -> Option<&'static Device> {
 /// Call it once, before every other entry.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_init() -> i32 {
-    let device = Box::new(Device::new());
-    DEVICE.store(Box::into_raw(device), Ordering::Release);
+    let Some(device) = Device::new() else {
+        return -ENOMEM;
+    };
+    DEVICE.store(Box::into_raw(Box::new(device)), Ordering::Release);
     0
 }
 
-/// Starts to end all connections. `sde_run` has to be called until they have ended.
+/// Ends all connections, as far as they have ended: call it until none is left.
 ///
 /// # Safety
 ///
@@ -759,9 +877,12 @@ unsafe extern "C" fn sde_stop() {
 
 /// # Safety
 ///
-/// Call it once, when no other entry runs or will be called.
+/// Call it once, when no other entry but `sde_run` runs or will be called.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sde_exit() {
+    if let Some(device) = self::device() {
+        device.quiet();
+    }
     let device = DEVICE.swap(null_mut(), Ordering::AcqRel);
     if !device.is_null() {
         // SAFETY: `device` comes from `Box::into_raw`, and the caller promises that no other entry uses it.
@@ -773,9 +894,9 @@ unsafe extern "C" fn sde_exit() {
 ///
 /// Call it between `sde_init` and `sde_exit`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sde_run() {
-    if let Some(device) = device() {
-        device.run();
+unsafe extern "C" fn sde_run(shard: u64) {
+    if let (Some(device), Ok(shard)) = (device(), usize::try_from(shard)) {
+        device.run(shard);
     }
 }
 
@@ -801,7 +922,8 @@ unsafe extern "C" fn sde_release(client: *mut c_void) {
     // SAFETY: the caller promises that `client` comes from `sde_open` and that no entry uses it.
     let client = unsafe { Box::from_raw(client.cast::<Client>()) };
     if let Some(device) = device() {
-        device.detach(&client);
+        // If the engine has failed, nothing is left to do.
+        let _ = device.detach(&client);
     }
 }
 

@@ -19,7 +19,8 @@ use smbdirect::engine::peer::{Peer, Role, Untold, Worker};
 use smbdirect::sys::Memory;
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::ffi::{FileRef, Lock, Pages};
+use crate::cell::Cell;
+use crate::ffi::{FileRef, Kind, Lock, Pages};
 
 /// Maximum number of messages that may wait for a process.
 const MOST_MESSAGES: usize = 256;
@@ -28,28 +29,36 @@ const MOST_MESSAGES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) file: FileRef,
-    process: Lock<Option<Arc<Process>>>,
+    attached: Lock<Option<(Arc<Process>, Option<Arc<Cell>>)>>,
 }
 
 impl Client {
     pub(crate) fn new(file: FileRef) -> Self {
         Self {
             file,
-            process: Lock::new(None),
+            attached: Lock::new(Kind::Leaf, None),
         }
     }
 
     /// Returns the process that attached through this file; it may have been detached since.
     pub(crate) fn process(&self) -> Option<Arc<Process>> {
-        self.process.always().clone()
+        let attached = self.attached.always();
+        attached.as_ref().map(|(process, _)| Arc::clone(process))
     }
 
-    /// Keeps the process that has attached. `false`: another call has already attached one.
-    pub(crate) fn set_process(&self, process: &Arc<Process>) -> bool {
-        let mut kept = self.process.always();
+    /// Returns the process that attached through this file, if it is a worker, and its shard.
+    pub(crate) fn worker(&self) -> Option<(Arc<Process>, Arc<Cell>)> {
+        let attached = self.attached.always();
+        let (process, cell) = attached.as_ref()?;
+        Some((Arc::clone(process), Arc::clone(cell.as_ref()?)))
+    }
+
+    /// Keeps the process that has attached, and the shard of a worker. `false`: another call has already attached one.
+    pub(crate) fn set_process(&self, process: &Arc<Process>, cell: Option<&Arc<Cell>>) -> bool {
+        let mut kept = self.attached.always();
         let is_first = kept.is_none();
         if is_first {
-            *kept = Some(Arc::clone(process));
+            *kept = Some((Arc::clone(process), cell.cloned()));
         }
         is_first
     }
@@ -105,11 +114,11 @@ impl Process {
             invited,
             file: file.clone(),
             account: Account::new(memory_limit),
-            segments: Lock::new(Segments::default()),
+            segments: Lock::new(Kind::Leaf, Segments::default()),
             changes: AtomicU64::new(0),
-            mapped: Lock::new(Vec::new()),
-            queues: Lock::new(Vec::new()),
-            inbox: Lock::new(Inbox::default()),
+            mapped: Lock::new(Kind::Leaf, Vec::new()),
+            queues: Lock::new(Kind::Leaf, Vec::new()),
+            inbox: Lock::new(Kind::Leaf, Inbox::default()),
         }
     }
 

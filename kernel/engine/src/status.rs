@@ -2,6 +2,7 @@
 
 //! The status of the device, as the records of [`uapi::status`](smbdirect::device::uapi::status).
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -30,7 +31,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) addresses: &'a [Address],
     pub(crate) allowed: &'a LocalAddresses,
     pub(crate) registry: &'a Registry<Attached>,
-    pub(crate) shard: Report<Attached>,
+    /// The parts of all cells.
+    pub(crate) reports: Vec<Report<Attached>>,
     pub(crate) loaded: Instant,
     pub(crate) now: Instant,
 }
@@ -42,11 +44,12 @@ pub(crate) fn records(sources: Sources<'_>) -> Vec<u8> {
         addresses,
         allowed,
         registry,
-        shard,
+        reports,
         loaded,
         now,
     } = sources;
     let mut records = Vec::new();
+    let shard = sum(reports, registry);
     device.uptime_ns = nanoseconds(now.saturating_since(loaded));
     if *allowed != LocalAddresses::All {
         device.flags |= device_flags::RESTRICTED;
@@ -114,6 +117,40 @@ pub(crate) fn records(sources: Sources<'_>) -> Vec<u8> {
         push(&mut records, &counter);
     }
     records
+}
+
+/// Puts the parts of all cells together, and adds what cells carried that have been forgotten.
+fn sum(reports: Vec<Report<Attached>>, registry: &Registry<Attached>) -> Report<Attached> {
+    let mut sum = Report {
+        connections: Vec::new(),
+        queues: Vec::new(),
+        registrations: 0,
+        established: 0,
+        traffic: Traffic::default(),
+        fetched_ahead: 0,
+        counters: Vec::new(),
+    };
+    let before = registry.transport_before().iter();
+    let mut counters: BTreeMap<&'static str, u64> =
+        before.map(|(name, count)| (*name, *count)).collect();
+    for carried in registry.carried_before().values() {
+        sum.established += carried.connections;
+        sum.traffic += carried.traffic;
+        sum.fetched_ahead += carried.fetched_ahead;
+    }
+    for report in reports {
+        sum.connections.extend(report.connections);
+        sum.queues.extend(report.queues);
+        sum.registrations += report.registrations;
+        sum.established += report.established;
+        sum.traffic += report.traffic;
+        sum.fetched_ahead += report.fetched_ahead;
+        for (name, count) in report.counters {
+            *counters.entry(name).or_default() += count;
+        }
+    }
+    sum.counters = counters.into_iter().collect();
+    sum
 }
 
 fn narrow(number: usize) -> u32 {
