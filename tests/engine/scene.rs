@@ -215,6 +215,7 @@ impl Scene {
         }
         if !self.is_holding {
             for moving in std::mem::take(&mut self.moving) {
+                busy = true;
                 self.put(moving);
             }
         }

@@ -50,10 +50,16 @@ struct Conn {
     peer_port: u16,
 }
 
+/// A page. Rings have to be aligned.
+#[repr(align(4096))]
+#[derive(Clone)]
+struct Page {
+    _bytes: [u8; 4096],
+}
+
 struct Pages {
     references: usize,
-    /// Words, so that rings are aligned.
-    bytes: Box<[u64]>,
+    bytes: Box<[Page]>,
 }
 
 /// Everything that exists. Numbers are used once, so that nothing is taken for something else.
@@ -349,7 +355,7 @@ extern "C" fn sdk_copy_out(to: u64, from: *const u8, length: usize) -> i32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn sdk_pages_new(length: usize, start: *mut *mut u8) -> *mut c_void {
-    let mut bytes = vec![0_u64; length.div_ceil(4096) * 512].into_boxed_slice();
+    let mut bytes = vec![Page { _bytes: [0; 4096] }; length.div_ceil(4096)].into_boxed_slice();
     // SAFETY: the caller has room for a pointer.
     unsafe { start.write(bytes.as_mut_ptr().cast()) }
     let mut world = world();

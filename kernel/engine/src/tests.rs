@@ -553,7 +553,7 @@ fn two_workers_work_at_once_while_a_connection_moves_between_them() {
         assert_eq!(*seen.lock().unwrap(), expected);
         let moves = *moves.lock().unwrap();
         assert!(moves.iter().all(|moves| *moves > 10), "{moves:?}");
-        workers.map(Process::close);
+        workers.into_iter().for_each(Process::close);
     });
     device.end();
 }
