@@ -74,6 +74,7 @@ static struct sd_wr *get_wr(struct sd_conn *conn, u32 work, struct sd_map *map, 
 	if (!wr)
 		return NULL;
 	list_del(&wr->list);
+	wr->is_posted = true;
 	wr->work = work;
 	wr->slots = 0;
 	wr->map = map;
@@ -323,6 +324,27 @@ static void close_conn(struct work_struct *work)
 	sd_note(&conn->noted_closed, conn, SD_EVENT_CLOSED, 0);
 }
 
+/*
+ * Takes back the work requests whose end the device has not reported, and the
+ * registrations that they have. The queue pair is gone, so nothing will report
+ * them any longer, and nothing uses the registrations.
+ *
+ * When siw disconnects while nothing is being sent, it does not flush RDMA READs
+ * that wait for their responses. ib_drain_qp does not notice: siw flushes its
+ * request at once.
+ */
+static void take_back(struct sd_conn *conn)
+{
+	u32 i;
+
+	for (i = 0; i < conn->wr_count; i++) {
+		if (!conn->wrs[i].is_posted)
+			continue;
+		sd_put_wr(&conn->wrs[i]);
+		atomic64_inc(&sd_unreported);
+	}
+}
+
 static void free_mrs(struct sd_conn *conn)
 {
 	struct sd_mr *mr, *next;
@@ -341,6 +363,7 @@ static void free_queues(struct sd_conn *conn)
 	if (conn->has_qp)
 		rdma_destroy_qp(conn->id);
 	conn->has_qp = false;
+	take_back(conn);
 	free_mrs(conn);
 	if (!IS_ERR_OR_NULL(conn->send_cq))
 		ib_destroy_cq(conn->send_cq);
@@ -356,6 +379,7 @@ static void free_queues(struct sd_conn *conn)
 	conn->send_cq = conn->recv_cq = NULL;
 	conn->pd = NULL;
 	conn->wrs = NULL;
+	conn->wr_count = 0;
 	conn->scratch = NULL;
 	conn->headers = NULL;
 	conn->headers_dma = 0;
@@ -459,6 +483,7 @@ static int make_queues(struct sd_conn *conn, struct sd_depths *depths)
 		else if (i >= SENDS)
 			list_add_tail(&wr->list, &conn->free_recvs);
 	}
+	conn->wr_count = SENDS + recvs;
 	conn->sq_depth = conn->sq_room = sq_depth;
 	/* Each queue has room for one more request, which ib_drain_qp posts. */
 	cq.cqe = min_t(u32, recvs + 1, attrs->max_cqe);

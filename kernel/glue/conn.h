@@ -35,6 +35,7 @@ struct sd_wr {
 	u32 length;
 	u32 token;
 	bool has_token;
+	bool is_posted;
 };
 
 struct sd_conn {
@@ -72,6 +73,7 @@ struct sd_conn {
 	/* Under the shard's lock. While the connection moves, nobody uses this. */
 	u64 key;
 	struct sd_wr *wrs;
+	u32 wr_count;
 	struct list_head free_sends, free_recvs, free_mrs;
 	u32 sq_depth, sq_room;
 	struct scatterlist *scratch;

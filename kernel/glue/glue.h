@@ -162,7 +162,7 @@ extern bool sd_is_dead;
 extern struct workqueue_struct *sd_workqueue, *sd_closer;
 
 extern atomic_t sd_conns, sd_wrs, sd_maps;
-extern atomic64_t sd_bytes, sd_runs, sd_enters, sd_waits;
+extern atomic64_t sd_bytes, sd_runs, sd_enters, sd_waits, sd_unreported;
 
 void *sdk_alloc(size_t size, size_t align);
 void sdk_free(void *start, size_t size);

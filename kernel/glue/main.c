@@ -49,6 +49,7 @@ struct workqueue_struct *sd_closer;
 
 atomic_t sd_conns = ATOMIC_INIT(0), sd_wrs = ATOMIC_INIT(0), sd_maps = ATOMIC_INIT(0);
 atomic64_t sd_bytes = ATOMIC64_INIT(0), sd_runs = ATOMIC64_INIT(0), sd_enters = ATOMIC64_INIT(0), sd_waits = ATOMIC64_INIT(0);
+atomic64_t sd_unreported = ATOMIC64_INIT(0);
 
 /*
  * Longer requests may fail. The engine never asks for that much, because
@@ -247,9 +248,10 @@ static void __exit smbdirect_exit(void)
 	sde_exit();
 	destroy_workqueue(sd_closer);
 	destroy_workqueue(sd_workqueue);
-	pr_info("unloaded: %d connections, %d work requests, %d maps, %lld bytes left; %lld runs, %lld calls, %lld waits for a shard\n",
+	pr_info("unloaded: %d connections, %d work requests, %d maps, %lld bytes left; %lld runs, %lld calls, %lld waits for a shard, %lld requests never reported\n",
 		atomic_read(&sd_conns), atomic_read(&sd_wrs), atomic_read(&sd_maps), atomic64_read(&sd_bytes),
-		atomic64_read(&sd_runs), atomic64_read(&sd_enters), atomic64_read(&sd_waits));
+		atomic64_read(&sd_runs), atomic64_read(&sd_enters), atomic64_read(&sd_waits),
+		atomic64_read(&sd_unreported));
 }
 
 module_init(smbdirect_init);

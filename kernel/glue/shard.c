@@ -350,6 +350,7 @@ void sd_put_wr(struct sd_wr *wr)
 
 	if (wr->work == SD_READ)
 		atomic_dec(&conn->reads);
+	wr->is_posted = false;
 	list_splice_init(&wr->mrs, &conn->free_mrs);
 	conn->sq_room += wr->slots;
 	list_add(&wr->list, wr->work == SD_RECV ? &conn->free_recvs : &conn->free_sends);
