@@ -291,6 +291,13 @@ mod tests {
     }
 
     #[test]
+    fn the_apparmor_profile_allows_to_lock_the_directory() {
+        let profile = include_str!("../../../contrib/smbdirectd.apparmor");
+        let mut lines = profile.lines().map(str::trim);
+        assert!(lines.any(|line| line == "owner @{run}/smbdirect/ rwk,"));
+    }
+
+    #[test]
     fn touches_no_file_that_is_not_its_own() {
         let path = path("file");
         fs::write(&path, "text").unwrap();
