@@ -7,6 +7,9 @@
 //! again and again gets each event once, and notices if it asked too late for some: their numbers are missing. The
 //! memory for the events has a limit, whatever clients and processes do.
 //!
+//! A restart that keeps connections keeps the events, and continues their numbers. So the events name the numbering by
+//! the start of the device that began it.
+//!
 //! A stranger can cause events as fast as it connects: those of connections, and, because smbd starts a process for a
 //! new client, those of processes that come and go. So there are three lists with one numbering, and none of these
 //! events takes the place of an event that tells what went wrong: that a process was refused or broke a rule, or that a
@@ -33,7 +36,8 @@ type Text = Cow<'static, str>;
 /// Events as they are sent to a process that asks for them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Events {
-    /// The time at which the device started, in seconds since 1970. Its events are numbered from 1.
+    /// The time at which the device started that began to number the events, from 1, in seconds since 1970. If the
+    /// device continues where another one stood still, that is the other one.
     pub start_time_seconds: Option<f64>,
     /// The events that were asked for and are still kept, the oldest first.
     pub events: Vec<Event>,
@@ -143,6 +147,8 @@ pub enum What {
 /// The events that are kept, the oldest of each list first.
 #[derive(Debug, Default)]
 pub(super) struct Rings {
+    /// The start of the device that began the numbering, in seconds since 1970.
+    began: Option<f64>,
     last: u64,
     connections: VecDeque<Arc<Event>>,
     processes: VecDeque<Arc<Event>>,
@@ -152,22 +158,38 @@ pub(super) struct Rings {
 /// The events, as they are passed on.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct KeptEvents {
+    began: Option<f64>,
     last: u64,
     events: Vec<Event>,
 }
 
 impl Rings {
+    /// Begins the numbering of a device that started at this time, in seconds since 1970.
+    pub(super) fn new(began: Option<f64>) -> Self {
+        Self {
+            began,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the start of the device that began the numbering, in seconds since 1970.
+    pub(super) const fn began(&self) -> Option<f64> {
+        self.began
+    }
+
     /// Returns all events that are kept.
     pub(super) fn keep(&self) -> KeptEvents {
         let events = self.after(0);
         KeptEvents {
+            began: self.began,
             last: self.last,
             events: events.iter().map(|event| Event::clone(event)).collect(),
         }
     }
 
-    /// Continues with the events of an earlier broker.
+    /// Continues with the events of an earlier broker, and with its numbering.
     pub(super) fn adopt(&mut self, kept: KeptEvents) {
+        self.began = kept.began;
         for event in kept.events {
             self.insert(event);
         }
@@ -229,10 +251,7 @@ fn is_fault(status: Option<&str>) -> bool {
 }
 
 /// Returns the JSON of [`Events`].
-pub(super) fn to_json(
-    start_time_seconds: Option<f64>,
-    events: &[Arc<Event>],
-) -> serde_json::Result<Vec<u8>> {
+pub(super) fn to_json(began: Option<f64>, events: &[Arc<Event>]) -> serde_json::Result<Vec<u8>> {
     #[derive(Serialize)]
     struct Borrowed<'a> {
         start_time_seconds: Option<f64>,
@@ -240,7 +259,7 @@ pub(super) fn to_json(
     }
 
     serde_json::to_vec(&Borrowed {
-        start_time_seconds,
+        start_time_seconds: began,
         events: events.iter().map(|event| &**event).collect(),
     })
 }
@@ -321,6 +340,22 @@ mod tests {
         assert_eq!((events[1].number, events[2].number), (2, 5907));
         let last: Vec<u64> = rings.after(10_000).iter().map(|it| it.number).collect();
         assert_eq!(last, [10_001, 10_002, 10_003]);
+    }
+
+    #[test]
+    fn a_device_that_continues_another_one_continues_its_numbering() {
+        let mut before = Rings::new(Some(1_700_000_000.125));
+        before.add(limit_met(1));
+        before.add(established());
+        // The state goes through JSON.
+        let kept = serde_json::to_vec(&before.keep()).unwrap();
+        let mut after = Rings::new(Some(1_700_000_100.5));
+        after.adopt(serde_json::from_slice(&kept).unwrap());
+        after.add(limit_met(2));
+        assert_eq!(after.began(), before.began());
+        let events = after.after(2);
+        assert_eq!((events.len(), events[0].number), (1, 3));
+        assert_eq!(after.after(0).len(), 3);
     }
 
     #[test]

@@ -42,7 +42,7 @@ use crate::engine::shard::KeptShard;
 use crate::units::Instant;
 
 /// The version of the form of the state.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Holds descriptors while no broker runs.
 pub trait Store: Send + Sync {

@@ -45,16 +45,17 @@ impl Shared {
     pub(super) fn new(config: Config, now: Instant) -> Self {
         let before = now.saturating_since(Instant::ZERO);
         let start_time = SystemTime::now();
+        let start_time = start_time.checked_sub(before).unwrap_or(start_time);
         Self {
             memory: Account::new(config.memory_limit),
             reserve: config.reserve(),
             reactors: kinds_of_reactors(&config),
             registry: Mutex::new(Registry::new(config.limits())),
-            events: Mutex::default(),
+            events: Mutex::new(Rings::new(seconds(start_time))),
             config: RwLock::new(Arc::new(config)),
             start: std::time::Instant::now(),
             before,
-            start_time: start_time.checked_sub(before).unwrap_or(start_time),
+            start_time,
         }
     }
 
@@ -77,12 +78,10 @@ impl Shared {
         Instant::ZERO + self.before + self.start.elapsed()
     }
 
-    /// Returns the time at which the broker started, in seconds since 1970, or `None` if the machine's clock was before
-    /// 1970. It is a whole number of milliseconds: readers of JSON, who tell a restart by this time, may not read more
-    /// digits exactly.
+    /// Returns the time at which the broker started, in seconds since 1970. If it continues where an earlier broker
+    /// stood still, this is the start of the earlier one, and the time of the standstill later.
     pub(super) fn start_time_seconds(&self) -> Option<f64> {
-        let since = self.start_time.duration_since(SystemTime::UNIX_EPOCH);
-        since.ok().map(|since| since.as_millis() as f64 / 1e3)
+        seconds(self.start_time)
     }
 
     /// Returns the registry. The guard must not be held across anything that waits.
@@ -98,9 +97,11 @@ impl Shared {
 
     /// Returns the events after the one with this number, as JSON.
     pub(super) fn events_json(&self, after: u64) -> serde_json::Result<Vec<u8>> {
+        let rings = self.events();
+        let (began, events) = (rings.began(), rings.after(after));
         // The events are not locked while the text is written.
-        let events = self.events().after(after);
-        events::to_json(self.start_time_seconds(), &events)
+        drop(rings);
+        events::to_json(began, &events)
     }
 
     /// Returns the events, to pass them on.
@@ -146,6 +147,13 @@ impl Shared {
             });
         }
     }
+}
+
+/// Returns a time as seconds since 1970, or `None` if the machine's clock was before 1970. It is a whole number of
+/// milliseconds: readers of JSON, who tell a restart by this time, may not read more digits exactly.
+fn seconds(time: SystemTime) -> Option<f64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().map(|since| since.as_millis() as f64 / 1e3)
 }
 
 impl Host for Arc<Shared> {

@@ -79,10 +79,10 @@ fn shows_connections_and_processes_in_order() {
 }
 
 /// A process that follows events. Dropping this ends it.
-struct Following(Child, Lines<BufReader<ChildStdout>>);
+pub(crate) struct Following(Child, Lines<BufReader<ChildStdout>>);
 
 impl Following {
-    fn start(control: &Path) -> Self {
+    pub(crate) fn start(control: &Path) -> Self {
         let mut command = events(control, &["--follow"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("smbdirectctl starts");
@@ -90,7 +90,7 @@ impl Following {
         Self(child, lines)
     }
 
-    fn next(&mut self) -> String {
+    pub(crate) fn next(&mut self) -> String {
         self.1.next().expect("a line").expect("a line")
     }
 }

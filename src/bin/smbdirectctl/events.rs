@@ -45,7 +45,8 @@ struct Answer {
 
 /// How far the events have been read.
 struct Position {
-    /// The time at which the device started; it distinguishes the device from one that was started later.
+    /// The time at which the device started that began to number the events. A restart that keeps connections continues
+    /// the numbers; any other device has another time.
     start_time_seconds: Option<f64>,
     /// The number of the last event; 0 before the first.
     last: u64,

@@ -20,6 +20,7 @@ use smbdirect::fabric::Access;
 use self::manager::Manager;
 use self::server::{attach, serve, work};
 use crate::drain::event;
+use crate::events::Following;
 use instruments::ROOT;
 use instruments::daemon::TIMEOUT;
 use instruments::peer::{Peer, Window, emit};
@@ -202,7 +203,7 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
 #[test]
 fn starts_afresh_with_a_state_that_it_cannot_continue() {
     for (bytes, why) in [
-        (&b"{\"version\": 1}"[..], "the state cannot be read"),
+        (&b"{\"version\": 2}"[..], "the state cannot be read"),
         (b"not a state", "the state cannot be read"),
         (
             b"{\"version\": 4711, \"more\": []}",
@@ -214,7 +215,7 @@ fn starts_afresh_with_a_state_that_it_cannot_continue() {
         assert!(log.contains(why), "{log}");
     }
     let log = with_state(|manager| {
-        let path = manager.directory.file("state", "{\"version\": 1}");
+        let path = manager.directory.file("state", "{\"version\": 2}");
         std::fs::File::open(path).unwrap().into()
     });
     assert!(log.contains("the state cannot be read"), "{log}");
@@ -315,6 +316,22 @@ fn a_client_that_connects_during_the_restart_is_served_afterwards() {
     manager.begin();
     load.wait_for(2);
     load.end();
+}
+
+/// The events go on with the next number, so they must not be taken for those of another device.
+#[test]
+fn events_that_are_followed_come_once() {
+    let mut manager = Manager::start("", ROOM);
+    let _first = attach(&manager.control(), [6; 16]);
+    let mut following = Following::start(&manager.control());
+    let attached = following.next();
+    assert!(attached.contains("attached"), "{attached}");
+    manager.restart();
+    let _second = attach(&manager.control(), [7; 16]);
+    let next = following.next();
+    assert!(next.contains("attached"), "{next}");
+    // The time of the first event is in its line.
+    assert_ne!(next, attached);
 }
 
 /// A listener at all addresses that is passed on is in the way of one at a single address, unless it is closed first.
