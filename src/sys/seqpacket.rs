@@ -77,6 +77,9 @@ pub struct Credentials {
     pub group: u32,
 }
 
+/// Number of connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// A socket in the file system that others connect to.
 #[derive(Debug)]
 pub struct SeqListener(OwnedFd);
@@ -88,17 +91,18 @@ impl SeqListener {
         Ok(Self(listen(path, SocketType::SEQPACKET)?))
     }
 
+    /// Makes a socket from one that another process has made in the same way. Processes that connect from now on see
+    /// this process at the other end ([`SeqSocket::peer_credentials`]), no longer the other one, which may have ended.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+        // The kernel notes which process called this last.
+        rustix::net::listen(&descriptor, BACKLOG)?;
+        Ok(Self(descriptor))
+    }
+
     /// Returns the next connection; [`io::ErrorKind::WouldBlock`] if there is none.
     pub fn accept(&self) -> io::Result<SeqSocket> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(SeqSocket(rustix::net::accept_with(&self.0, flags)?))
-    }
-}
-
-impl From<OwnedFd> for SeqListener {
-    /// Makes a socket from one that another process has made in the same way.
-    fn from(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
     }
 }
 
@@ -275,7 +279,7 @@ fn listen(path: &Path, kind: SocketType) -> io::Result<OwnedFd> {
     // the process, which other threads use, stays as it is.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 128)?;
+    rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 

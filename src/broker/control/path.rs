@@ -57,7 +57,7 @@ impl ControlSocket {
     }
 
     /// Continues a socket, to which no group may connect until it is [shared](Self::share) again. Returns `None` if its
-    /// file is no longer there.
+    /// file is no longer there, or if the system does not let this process continue it.
     pub(in crate::broker) fn adopt(kept: &KeptSocket, descriptor: OwnedFd) -> Option<Self> {
         let file = fs::symlink_metadata(&kept.path).ok()?;
         if (file.dev(), file.ino()) != kept.file {
@@ -65,7 +65,7 @@ impl ControlSocket {
         }
         fs::set_permissions(&kept.path, Permissions::from_mode(0o600)).ok()?;
         Some(Self {
-            listener: descriptor.into(),
+            listener: SeqListener::adopt(descriptor).ok()?,
             path: kept.path.clone(),
             file: kept.file,
         })

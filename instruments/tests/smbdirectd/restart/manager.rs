@@ -69,6 +69,11 @@ impl Manager {
         self.directory.control()
     }
 
+    /// Returns the number of the daemon's process.
+    pub(crate) fn process(&self) -> i32 {
+        Pid::from_child(self.child.as_ref().unwrap()).as_raw_pid()
+    }
+
     /// Starts the daemon with what is in the store, and waits until it is ready.
     pub(crate) fn begin(&mut self) {
         self.heard.lock().unwrap().is_ready = false;

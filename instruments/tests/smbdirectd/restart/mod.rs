@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use smbdirect::device::{Direction, Event, Handle, Status};
+use smbdirect::device::{Direction, Event, Handle, Status, status_path};
 use smbdirect::fabric::Access;
+use smbdirect::sys::SeqSocket;
 
 use self::manager::Manager;
 use self::server::{attach, serve, work};
@@ -332,6 +333,20 @@ fn events_that_are_followed_come_once() {
     assert!(next.contains("attached"), "{next}");
     // The time of the first event is in its line.
     assert_ne!(next, attached);
+}
+
+#[test]
+fn the_sockets_name_the_daemon_that_serves_them() {
+    let mut manager = Manager::start("", ROOM);
+    let paths = [manager.control(), status_path(&manager.control())];
+    for _ in 0..2 {
+        for path in &paths {
+            let socket = SeqSocket::connect(path).unwrap();
+            let found = socket.peer_credentials().unwrap().process;
+            assert_eq!(found, manager.process(), "{}", path.display());
+        }
+        manager.restart();
+    }
 }
 
 /// A listener at all addresses that is passed on is in the way of one at a single address, unless it is closed first.
