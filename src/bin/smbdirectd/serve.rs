@@ -37,11 +37,13 @@ const CHECK: Duration = Duration::from_secs(1);
 /// The error says why the device could not start, or how it failed, as a message for people.
 pub(crate) fn serve(mut settings: Settings, mut reload: Reload<'_>) -> Result<(), String> {
     // This comes first, before anything else opens a descriptor.
-    let store = FdStore::find().map(Arc::new);
-    let mut kept = store::take(store.as_deref());
-    settings.broker.keep_connections = store.is_some();
-    // This comes before any thread is started, and before there is anything that a signal would leave behind.
+    let passed = store::passed();
+    // This comes before any thread is started, and before there is anything that a signal would leave behind: as soon
+    // as something is taken out of the store, only this process can pass it on.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
+    let store = FdStore::find().map(Arc::new);
+    let mut kept = store::take(store.as_deref(), passed);
+    settings.broker.keep_connections = store.is_some();
     prepare::descriptors(&settings.broker);
     prepare::addresses(&mut settings.broker, kept.as_mut())?;
     prepare::unused_devices(&settings.broker);

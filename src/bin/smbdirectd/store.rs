@@ -5,11 +5,11 @@
 //!
 //! A daemon that stops puts its descriptors in, and the state last. The daemon that starts gets them all, takes them
 //! out of the store before it uses them, the state first, and so no later start finds them again: they would have
-//! become stale.
+//! become stale. Before it takes out anything, it handles signals: otherwise, one that stops it would end everything.
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
@@ -174,15 +174,19 @@ impl FdStore {
         let (mut ours, theirs) = UnixStream::pair()?;
         self.send("BARRIER=1\n", &[theirs.as_fd()])?;
         drop(theirs);
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(too_slow());
-        }
-        ours.set_read_timeout(Some(left))?;
-        match ours.read(&mut [0]) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(too_slow()),
-            Err(error) => Err(error),
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(too_slow());
+            }
+            ours.set_read_timeout(Some(left))?;
+            match ours.read(&mut [0]) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(too_slow()),
+                // A signal came. The kernel does not go on by itself with a read that has a timeout (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -226,16 +230,23 @@ fn connect(path: &[u8]) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Takes what an earlier daemon has left in the store, and empties the store. Returns `None` if there is nothing, or
-/// nothing that can be continued; the log then says why.
-pub(crate) fn take(store: Option<&FdStore>) -> Option<Kept> {
-    let passed = match passed_descriptors() {
-        Ok(passed) => passed,
-        Err(error) => {
-            warn!("the descriptors of the service manager cannot be taken: {error}");
-            return None;
-        }
-    };
+/// Descriptors with their names.
+type Passed = Vec<(String, OwnedFd)>;
+
+/// Returns what an earlier daemon has left in the store. The store still has all of it. Call this before anything else
+/// opens a descriptor.
+pub(crate) fn passed() -> Passed {
+    let passed = passed_descriptors().inspect_err(|error| {
+        warn!("the descriptors of the service manager cannot be taken: {error}");
+    });
+    passed.unwrap_or_default()
+}
+
+/// Empties the store, from which these descriptors come. Returns `None` if there is nothing that can be continued; the
+/// log then says why.
+///
+/// Call this only while signals that stop the daemon are handled.
+pub(crate) fn take(store: Option<&FdStore>, passed: Passed) -> Option<Kept> {
     if passed.is_empty() {
         return None;
     }
@@ -249,7 +260,7 @@ pub(crate) fn take(store: Option<&FdStore>) -> Option<Kept> {
         Kept::discard(passed);
         return None;
     };
-    // Without its state, nothing else can be continued any more: a daemon that is killed now loses the connections.
+    // Without its state, nothing else can be continued: a daemon that is killed from now on loses the connections.
     let names = passed.iter().map(|(name, _)| name.as_str());
     let others = names.filter(|name| *name != STATE);
     let until = Instant::now() + START_TIME;

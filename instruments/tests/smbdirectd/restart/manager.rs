@@ -27,7 +27,19 @@ use instruments::daemon::{Directory, SMBDIRECTD, TIMEOUT, smbdirectctl};
 struct Heard {
     store: Vec<(String, OwnedFd)>,
     is_ready: bool,
+    /// Do not go on after the next barrier for now.
+    holds: bool,
+    /// A barrier has come meanwhile.
+    has_met: bool,
     ended: bool,
+}
+
+impl Heard {
+    /// Returns whether a barrier that has come has to wait.
+    fn is_held(&mut self) -> bool {
+        self.has_met |= self.holds;
+        self.holds && !self.ended
+    }
 }
 
 /// See the [module](self).
@@ -76,6 +88,35 @@ impl Manager {
 
     /// Starts the daemon with what is in the store, and waits until it is ready.
     pub(crate) fn begin(&mut self) {
+        self.spawn();
+        self.wait_for(|heard| heard.is_ready);
+    }
+
+    /// Starts the daemon, and tells it to stop while it waits until everything has been taken out of the store. Waits
+    /// for its end.
+    pub(crate) fn begin_and_stop(&mut self) -> ExitStatus {
+        self.heard.lock().unwrap().holds = true;
+        self.spawn();
+        self.wait_for(|heard| heard.has_met);
+        // It waits as soon as the barrier is sent.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(self.stored().is_empty(), "{:?}", self.stored());
+        let child = self.child.as_ref().unwrap();
+        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        self.heard.lock().unwrap().holds = false;
+        self.ended()
+    }
+
+    fn wait_for(&self, until: impl Fn(&Heard) -> bool) {
+        let end = Instant::now() + TIMEOUT;
+        while !until(&self.heard.lock().unwrap()) {
+            assert!(Instant::now() < end, "not so far: {}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn spawn(&mut self) {
         self.heard.lock().unwrap().is_ready = false;
         let (names, descriptors) = self.passed();
         let mut log = OpenOptions::new();
@@ -113,11 +154,6 @@ impl Manager {
         self.child = Some(command.spawn().unwrap());
         // The daemon has its own copies now.
         drop(descriptors);
-        let end = Instant::now() + TIMEOUT;
-        while !self.heard.lock().unwrap().is_ready {
-            assert!(Instant::now() < end, "not ready: {}", self.log());
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 
     /// Returns copies of the descriptors in the store, with great numbers, and their names.
@@ -133,9 +169,14 @@ impl Manager {
 
     /// Tells the daemon to stop, and waits for its end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        let status = child.wait().unwrap();
+        let child = self.child.as_ref().unwrap();
+        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        self.ended()
+    }
+
+    /// Waits for the end of the daemon.
+    fn ended(&mut self) -> ExitStatus {
+        let status = self.child.take().unwrap().wait().unwrap();
         // The thread may still have something to read.
         std::thread::sleep(Duration::from_millis(50));
         status
@@ -256,6 +297,9 @@ fn listen(socket: &UnixDatagram, heard: &Mutex<Heard>, limit: usize) {
         let text = String::from_utf8_lossy(&buffer[..received.bytes]).into_owned();
         let has = |line: &str| text.lines().any(|said| said == line);
         let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
+        while has("BARRIER=1") && heard.lock().unwrap().is_held() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut heard = heard.lock().unwrap();
         heard.is_ready |= has("READY=1");
         if has("FDSTORE=1") {

@@ -306,6 +306,23 @@ fn ends_what_comes_without_a_state() {
     assert!(log.contains("which come without a state"), "{log}");
 }
 
+/// While the store is being emptied, nothing else has the connections than the daemon that is told to stop.
+#[test]
+fn a_stop_while_the_daemon_starts_keeps_the_connections() {
+    let mut manager = Manager::start("", ROOM);
+    let mut load = Load::default();
+    load.add_worker(&manager, [8; 16]);
+    load.add_client(manager.address(), [8; 16]);
+    load.wait_for(2);
+    assert!(manager.stop().success(), "{}", manager.log());
+    let status = manager.begin_and_stop();
+    assert!(status.success(), "{status}: {}", manager.log());
+    manager.begin();
+    load.wait_for(2);
+    load.end();
+    assert_eq!(manager.log().matches("continues 1 connections").count(), 2);
+}
+
 #[test]
 fn a_client_that_connects_during_the_restart_is_served_afterwards() {
     let mut manager = Manager::start("", ROOM);
