@@ -20,9 +20,9 @@ use instruments::samba::{Server, Setup};
 /// The number of bytes that a blocked line holds, roughly.
 const HELD: usize = 16 << 10;
 
-/// How long a break may stay unacknowledged on one channel before it is sent on another: 1.2 s, as with TCP, and some
-/// time for a busy machine.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// How long a break may stay unacknowledged on one channel before it is sent on another: 6 s, which is the longest time
+/// with TCP, and some more for a busy machine. smbd would wait 35 s for the answer to a break that it has sent.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// A line to the server that can be blocked, and cut.
 struct Line {
