@@ -13,6 +13,7 @@
 //! Only closing a descriptor that a process has sent to the status socket may take long. Such a close delays the other
 //! clients of this thread, and nothing else of the device. The thread answers until the broker has ended.
 
+mod files;
 mod http;
 mod observer;
 mod scraper;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use self::files::Files;
 use self::observer::Observer;
 use self::scraper::Scraper;
 use super::ask_status;
@@ -204,7 +206,7 @@ impl Server {
     fn run(mut self, orders: &Receiver<Order>) {
         let mut observers = Clients::default();
         let (mut scrapers, mut local_scrapers) = (Clients::default(), Clients::default());
-        let mut recent = Recent::default();
+        let (mut recent, mut files) = (Recent::default(), Files::default());
         loop {
             let has_rung = self.wait_for((&observers, &scrapers, &local_scrapers));
             if has_rung && !self.obey(orders) {
@@ -224,6 +226,7 @@ impl Server {
                 control: &self.control,
                 status: None,
                 recent: &mut recent,
+                files: &mut files,
             };
             observers.step(&mut answers);
             scrapers.step(&mut answers);
@@ -380,6 +383,7 @@ struct Answers<'a> {
     /// The status, if a client of this round has asked for it: `None` within it means that the device did not answer.
     status: Option<Option<status::Status>>,
     recent: &'a mut Recent,
+    files: &'a mut Files,
 }
 
 impl Answers<'_> {

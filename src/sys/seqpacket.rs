@@ -18,6 +18,8 @@ use rustix::net::{
     SocketType,
 };
 
+use super::socket::unacknowledged;
+
 /// Maximum number of file descriptors that one message can carry.
 pub const MAX_DESCRIPTORS: usize = 8;
 
@@ -168,6 +170,24 @@ impl SeqSocket {
     pub fn is_mostly_free(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.0, PollFlags::OUT)];
         Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
+    }
+
+    /// Returns whether the other side has received all that was sent to it, or can never receive it.
+    pub fn is_all_received(&self) -> io::Result<bool> {
+        Ok(unacknowledged(self.0.as_fd())? == 0)
+    }
+
+    /// Sends nothing more: the other side finds the end of the connection after the messages that were sent before.
+    pub fn finish(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.0, Shutdown::Write)?)
+    }
+
+    /// Returns whether nothing can be sent in either direction any longer: the other side has closed its end, or both
+    /// sides have [finished](Self::finish).
+    pub fn is_over(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec::default()))?;
+        Ok(fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP)))
     }
 
     /// Receives one message into `buffer`.
@@ -400,6 +420,27 @@ mod tests {
         assert_eq!(b.receive(&mut [0; 8]).unwrap_err().name(), "closed");
         assert!(a.send(b"x", &[]).is_err());
         drop(copy);
+    }
+
+    #[test]
+    fn knows_what_the_other_side_has_received() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        assert!(a.is_all_received().unwrap());
+        a.send(b"answer", &[]).unwrap();
+        a.finish().unwrap();
+        assert!(!a.is_all_received().unwrap() && !a.is_over().unwrap());
+        // The other side says that it has finished, but has not received anything.
+        b.shut_down().unwrap();
+        assert!(!a.is_all_received().unwrap() && a.is_over().unwrap());
+        assert_eq!(b.receive(&mut [0; 8]).unwrap().length, 6);
+        assert!(a.is_all_received().unwrap());
+        assert_eq!(b.receive(&mut [0; 8]).unwrap_err().name(), "closed");
+
+        let (a, b) = SeqSocket::pair().unwrap();
+        a.send(b"answer", &[]).unwrap();
+        a.finish().unwrap();
+        drop(b);
+        assert!(a.is_all_received().unwrap() && a.is_over().unwrap());
     }
 
     #[test]

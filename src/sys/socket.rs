@@ -226,7 +226,8 @@ fn header(pieces: &mut Vec<libc::iovec>) -> libc::msghdr {
     message
 }
 
-/// Returns how many bytes were given to a TCP socket and have not been acknowledged by its peer.
+/// Returns how many bytes were given to a TCP socket and have not been acknowledged by its peer, or how much memory holds
+/// what was given to a local socket and has not been received.
 ///
 /// # Errors
 ///

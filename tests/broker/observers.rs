@@ -9,6 +9,7 @@ use std::time::Duration;
 use smbdirect::broker::events::{Events, What};
 use smbdirect::device::abi::{self, encrypted, kind, note, protection, role};
 use smbdirect::device::{Status, observe, observe_events, status_path};
+use smbdirect::sys::wait_readable;
 use zerocopy::IntoBytes;
 
 use crate::raw::Raw;
@@ -259,6 +260,26 @@ fn those_that_say_nothing_keep_nobody_waiting() {
     let path = status_of(&scene);
     // These are more than are served at a time, and would take 200 seconds one after the other.
     let _silent: Vec<Raw> = (0..100).map(|_| Raw::connect(&path)).collect();
+    let mut observer = Raw::attach(&path, role::OBSERVER);
+    let answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
+    assert_eq!(answer.kind, kind::STATUS_REPORT);
+}
+
+#[test]
+fn a_user_that_leaves_its_answers_unread_gets_no_more() {
+    let scene = Scene::new();
+    let path = status_of(&scene);
+    let ask = || {
+        let mut observer = Raw::attach(&path, role::OBSERVER);
+        observer.request(kind::EVENTS_REQUEST, &abi::EventsRequest { after: 0 });
+        wait_readable(observer.socket.as_fd(), Some(PATIENCE)).unwrap();
+        observer
+    };
+    let unread: Vec<Raw> = (0..64).map(|_| ask()).collect();
+    assert_eq!(ask().detached(), Status::Limit);
+    drop(unread);
+    let events = observe_events(scene.path(), 0, PATIENCE).unwrap();
+    assert!(events.contains("start_time_seconds"), "{events}");
     let mut observer = Raw::attach(&path, role::OBSERVER);
     let answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
     assert_eq!(answer.kind, kind::STATUS_REPORT);

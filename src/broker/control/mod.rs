@@ -50,7 +50,7 @@ pub(super) use self::memory::KeptExchange;
 pub(super) use self::path::ControlSocket;
 pub(super) use self::reload::Reload;
 use self::report::Reports;
-pub(super) use self::report::{send_json, send_status};
+pub(super) use self::report::send_report;
 pub(super) use self::request::{attached, read_attach};
 use super::config::Listen;
 use super::events::What;

@@ -345,26 +345,28 @@ fn limits(config: &Config, memory: u64) -> Limits {
 }
 
 /// Sends a status as JSON.
-pub(in crate::broker) fn send_status(
-    socket: &SeqSocket,
-    cookie: u64,
-    status: &Status,
-) -> std::io::Result<()> {
+fn send_status(socket: &SeqSocket, cookie: u64, status: &Status) -> std::io::Result<()> {
     send_json(socket, cookie, &serde_json::to_vec(status)?)
 }
 
-/// Sends JSON in a memory file.
-pub(in crate::broker) fn send_json(
-    socket: &SeqSocket,
-    cookie: u64,
-    json: &[u8],
-) -> std::io::Result<()> {
+/// Sends JSON in a memory file of its own.
+pub(super) fn send_json(socket: &SeqSocket, cookie: u64, json: &[u8]) -> std::io::Result<()> {
     let file = Memfd::create("smbdirect-status", json.len()).map_err(std::io::Error::other)?;
     let memory = shm::map(&file)?;
     memory.write(0, json).map_err(std::io::Error::other)?;
+    send_report(socket, cookie, &file, json.len())
+}
+
+/// Sends a memory file that begins with this many bytes of JSON.
+pub(in crate::broker) fn send_report(
+    socket: &SeqSocket,
+    cookie: u64,
+    file: &Memfd,
+    json_length: usize,
+) -> std::io::Result<()> {
     let report = abi::StatusReport {
         length: file.len() as u64,
-        json_length: json.len() as u64,
+        json_length: json_length as u64,
     };
     send(
         socket,

@@ -4,11 +4,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::PollFlags;
 
 use super::{Answers, Client};
-use crate::broker::control::{attached, read_attach, send_json, send_status};
+use crate::broker::control::{attached, read_attach};
 use crate::broker::process::{send, send_detached};
 use crate::broker::shared::Shared;
 use crate::device::Status;
@@ -19,14 +21,14 @@ use crate::sys::SeqSocket;
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Observer {
-    socket: SeqSocket,
+    socket: Arc<SeqSocket>,
     is_attached: bool,
 }
 
 impl Observer {
-    pub(super) const fn new(socket: SeqSocket) -> Self {
+    pub(super) fn new(socket: SeqSocket) -> Self {
         Self {
-            socket,
+            socket: Arc::new(socket),
             is_attached: false,
         }
     }
@@ -46,20 +48,19 @@ impl Observer {
             return Ok(true);
         }
         let (cookie, request) = read_request(message).map_err(|_| Status::Corrupt)?;
-        let sent = match request {
+        let json = match request {
             Request::Skipped => return Ok(true),
             Request::Status(_) => {
                 let status = answers.status().ok_or(Status::Busy)?;
-                send_status(&self.socket, cookie, status)
+                serde_json::to_vec(status)
             }
-            Request::Events(asked) => {
-                let json = answers.shared.events_json(asked.after);
-                let json = json.map_err(|_| Status::System)?;
-                send_json(&self.socket, cookie, &json)
-            }
+            Request::Events(asked) => answers.shared.events_json(asked.after),
             _ => return Err(Status::Denied),
         };
-        answered(sent)?;
+        let json = json.map_err(|_| Status::System)?;
+        let user = self.socket.peer_credentials().map_err(|_| Status::System)?;
+        let to = (&self.socket, cookie);
+        answers.files.send(user.user, to, &json, Instant::now())?;
         Ok(false)
     }
 
