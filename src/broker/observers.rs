@@ -10,8 +10,10 @@
 //! limit, a newcomer replaces the oldest. Each status is work for all reactors, so a round asks for the status at most
 //! once, however many clients want it, and the metrics are made at most once a second.
 //!
-//! Only closing a descriptor that a process has sent to the status socket may take long. Such a close delays the other
-//! clients of this thread, and nothing else of the device. The thread answers until the broker has ended.
+//! Only closing a descriptor that a process has sent to the status socket may take long, such as that of a TCP socket
+//! that lingers. So no process may send any there. Linux before 6.16 cannot forbid that: this thread does not take
+//! them, but the kernel closes them on this thread's time. That delays the other clients of this thread and, by at most
+//! [`END_TIME`], the end of the broker, and nothing else of the device. The thread answers until the broker has ended.
 
 mod files;
 mod http;
@@ -24,10 +26,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::files::Files;
@@ -46,6 +48,8 @@ use crate::sys::{ACCEPT_PAUSE, EventFd};
 const TIME: Duration = Duration::from_secs(2);
 /// Time that a round waits for the status, if a client asks for it.
 const STATUS_TIME: Duration = Duration::from_secs(2);
+/// Time that the thread has to end: more than it waits for the status.
+const END_TIME: Duration = Duration::from_secs(3);
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Age at which the metrics are made anew.
@@ -53,13 +57,14 @@ const METRICS_AGE: Duration = Duration::from_secs(1);
 /// Maximum number of clients of each kind at a time.
 const MOST: usize = 64;
 
-/// The thread that answers. Dropping this ends it.
+/// The thread that answers. Dropping this ends it, or leaves it behind if it does not end in time.
 #[derive(Debug)]
 pub(super) struct Observers {
     bell: Arc<EventFd>,
     /// Orders to the thread. The thread ends when this is dropped.
     orders: Option<Sender<Order>>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected once the thread has ended.
+    running: Receiver<()>,
 }
 
 /// What another thread wants this one to do.
@@ -107,6 +112,9 @@ impl Listeners {
 
 impl Server {
     pub(super) fn new(shared: Arc<Shared>, at: Listeners, control: ToControl) -> io::Result<Self> {
+        if let Err(error) = at.status.refuse_descriptors() {
+            tracing::debug!("processes can send descriptors to the status socket: {error}");
+        }
         Ok(Self {
             shared,
             at,
@@ -184,8 +192,11 @@ impl Drop for Observers {
         // The thread can end at any time: at worst, its last answer is lost.
         self.orders = None;
         let _ = self.bell.ring();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if self.running.recv_timeout(END_TIME) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the thread that answers on the status socket does not end, and is left behind: a process that asked \
+                 for the status may have sent it a descriptor that cannot be closed"
+            );
         }
     }
 }
@@ -194,12 +205,16 @@ impl Server {
     pub(super) fn spawn(self) -> io::Result<Observers> {
         let bell = Arc::clone(&self.bell);
         let (sender, orders) = unbounded();
+        let (runs, running) = bounded(0);
         let thread = thread::Builder::new().name("observers".to_owned());
-        let thread = thread.spawn(move || self.run(&orders))?;
+        thread.spawn(move || {
+            let _runs = runs;
+            self.run(&orders);
+        })?;
         Ok(Observers {
             bell,
             orders: Some(sender),
-            thread: Some(thread),
+            running,
         })
     }
 
@@ -446,6 +461,24 @@ mod tests {
         let told: Vec<bool> = theirs.iter().map(is_told).collect();
         assert_eq!(told[..3], [true, true, false]);
         assert!(!told[2..].contains(&true));
+    }
+
+    #[test]
+    fn a_thread_that_does_not_end_is_left_behind() {
+        let (runs, running) = bounded(0);
+        let (sender, _orders) = unbounded();
+        let observers = Observers {
+            bell: Arc::new(EventFd::new().unwrap()),
+            orders: Some(sender),
+            running,
+        };
+        let (done, is_done) = bounded(1);
+        thread::spawn(move || {
+            drop(observers);
+            let _ = done.send(());
+        });
+        assert_eq!(is_done.recv_timeout(END_TIME * 3), Ok(()));
+        drop(runs);
     }
 
     #[test]

@@ -23,6 +23,12 @@ use super::socket::unacknowledged;
 /// Maximum number of file descriptors that one message can carry.
 pub const MAX_DESCRIPTORS: usize = 8;
 
+/// Whether a socket receives descriptors. The libc crate does not have this option for all machines.
+const SO_PASSRIGHTS: libc::c_int = match cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+    true => 0x5c,
+    false => 83,
+};
+
 /// Why nothing was received. Any descriptors that came along are closed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
@@ -99,6 +105,30 @@ impl SeqListener {
         // The kernel notes which process called this last.
         rustix::net::listen(&descriptor, BACKLOG)?;
         Ok(Self(descriptor))
+    }
+
+    /// Makes the kernel refuse descriptors that processes send to connections made from now on: sending fails with
+    /// [`io::ErrorKind::PermissionDenied`]. Descriptors can still be sent to those processes.
+    ///
+    /// # Errors
+    ///
+    /// The kernel is older than Linux 6.16.
+    pub fn refuse_descriptors(&self) -> io::Result<()> {
+        let no: libc::c_int = 0;
+        // SAFETY: the option is an int, and `no` is one that outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PASSRIGHTS,
+                (&raw const no).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Returns the next connection; [`io::ErrorKind::WouldBlock`] if there is none.
@@ -195,12 +225,32 @@ impl SeqSocket {
     /// # Errors
     ///
     /// The error says what is wrong with the message, all of whose descriptors are then closed. Closing a descriptor
-    /// can take as long as a hostile sender likes (a TCP socket that lingers), so a process that also serves others
-    /// accepts connections only from users that it trusts in this ([`peer_credentials`](Self::peer_credentials)).
+    /// can take as long as a hostile sender likes (a TCP socket that lingers, a file of FUSE), so a process that also
+    /// serves others accepts connections only from users that it trusts in this
+    /// ([`peer_credentials`](Self::peer_credentials)).
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
-        let room = buffer.len();
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
+        self.receive_with(buffer, RecvAncillaryBuffer::new(&mut space))
+    }
+
+    /// Receives one message without descriptors into `buffer`, and returns its length. The kernel gives this process
+    /// none of the descriptors that come along, but still closes them during this call, or when the socket is dropped
+    /// before they are received: [`SeqListener::refuse_descriptors`] prevents that.
+    ///
+    /// # Errors
+    ///
+    /// The error says what is wrong with the message: [`ReceiveError::TooManyDescriptors`] if it carries any.
+    pub fn receive_bytes(&self, buffer: &mut [u8]) -> Result<usize, ReceiveError> {
+        let received = self.receive_with(buffer, RecvAncillaryBuffer::default())?;
+        Ok(received.length)
+    }
+
+    fn receive_with(
+        &self,
+        buffer: &mut [u8],
+        mut control: RecvAncillaryBuffer<'_>,
+    ) -> Result<Received, ReceiveError> {
+        let room = buffer.len();
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let mut message = || {
             rustix::io::retry_on_intr(|| {
@@ -387,6 +437,46 @@ mod tests {
             assert_eq!(error.name(), "too_many_descriptors");
             assert!(mine.iter().all(at_end), "{count}");
         }
+    }
+
+    #[test]
+    fn receives_bytes_alone_and_closes_descriptors() {
+        let (a, b) = SeqSocket::pair().unwrap();
+        let (mine, theirs) = streams(1);
+        a.send(b"bytes", &[]).unwrap();
+        a.send(b"more", &[theirs[0].as_fd()]).unwrap();
+        drop(theirs);
+        let mut buffer = [0; 8];
+        assert_eq!(b.receive_bytes(&mut buffer).unwrap(), 5);
+        assert_eq!(&buffer[..5], b"bytes");
+        let error = b.receive_bytes(&mut buffer).unwrap_err();
+        assert_eq!(error.name(), "too_many_descriptors");
+        assert!(at_end(&mine[0]));
+        assert!(b.receive_bytes(&mut buffer).unwrap_err().is_would_block());
+    }
+
+    #[test]
+    fn refuses_descriptors_that_processes_send_to_a_listener() {
+        let name = format!("smbdirect-seqpacket-refuses-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        let listener = SeqListener::bind(&path).unwrap();
+        let refused = listener.refuse_descriptors();
+        let client = SeqSocket::connect(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        if let Err(error) = refused {
+            println!("SKIPPED: SO_PASSRIGHTS: {error}");
+            return;
+        }
+        let server = listener.accept().unwrap();
+        let (_mine, theirs) = streams(1);
+        let sent = client.send(b"x", &[theirs[0].as_fd()]);
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        client.send(b"request", &[]).unwrap();
+        assert_eq!(server.receive_bytes(&mut [0; 8]).unwrap(), 7);
+        server.send(b"answer", &[theirs[0].as_fd()]).unwrap();
+        let received = client.receive(&mut [0; 8]).unwrap();
+        assert_eq!(received.descriptors.len(), 1);
     }
 
     #[test]

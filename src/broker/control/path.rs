@@ -48,6 +48,15 @@ impl ControlSocket {
         self.listener.accept()
     }
 
+    /// Makes the kernel refuse descriptors that processes send, as [`SeqListener::refuse_descriptors`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SeqListener::refuse_descriptors`].
+    pub(in crate::broker) fn refuse_descriptors(&self) -> io::Result<()> {
+        self.listener.refuse_descriptors()
+    }
+
     /// Returns what another broker needs, besides the descriptor, to continue this socket.
     pub(in crate::broker) fn keep(&self) -> KeptSocket {
         KeptSocket {

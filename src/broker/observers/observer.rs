@@ -36,10 +36,10 @@ impl Observer {
     /// Reads the next message, if it has come, and answers it. Returns whether another message has to follow.
     fn serve(&mut self, answers: &mut Answers<'_>) -> Result<bool, Status> {
         let mut buffer = [0; MAX_CONTROL_LENGTH];
-        let message = match self.socket.receive(&mut buffer) {
-            Ok(received) if received.descriptors.is_empty() => buffer.get(..received.length),
+        let message = match self.socket.receive_bytes(&mut buffer) {
+            Ok(length) => buffer.get(..length),
             Err(error) if error.is_would_block() => return Ok(true),
-            Ok(_) | Err(_) => None,
+            Err(_) => None,
         };
         let message = message.ok_or(Status::Corrupt)?;
         if !self.is_attached {
