@@ -101,8 +101,10 @@ pub(crate) struct Interface {
 pub(crate) struct Firewall {
     /// The output of `ufw status verbose`.
     pub(crate) ufw: Option<String>,
-    /// The output of `firewall-cmd --list-all`.
+    /// The output of `firewall-cmd --list-all-zones`.
     pub(crate) firewalld: Option<String>,
+    /// The output of `firewall-cmd --get-default-zone`.
+    pub(crate) default_zone: Option<String>,
     /// The output of `nft list ruleset`.
     pub(crate) nft: Option<String>,
 }

@@ -206,7 +206,8 @@ fn firewall(unknown: &mut BTreeMap<&'static str, String>) -> Firewall {
     };
     let firewall = Firewall {
         ufw: ask("ufw", &["status", "verbose"]),
-        firewalld: ask("firewall-cmd", &["--list-all"]),
+        firewalld: ask("firewall-cmd", &["--list-all-zones"]),
+        default_zone: ask("firewall-cmd", &["--get-default-zone"]),
         nft: ask("nft", &["list", "ruleset"]),
     };
     if firewall.nft.is_none() && programs::find("nft").is_some() {

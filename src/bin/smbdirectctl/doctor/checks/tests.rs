@@ -710,7 +710,7 @@ fn the_kernels_server_takes_the_ports() {
 fn a_firewall_is_in_the_way() {
     let ufw =
         "Status: active\nDefault: deny (incoming), allow (outgoing)\n445/tcp ALLOW IN Anywhere\n";
-    let firewalld = "public (active)\n  target: default\n  services: ssh samba\n  ports: \n";
+    let firewalld = "public (active)\n  target: default\n  interfaces: eth0 eth1\n  services: ssh samba\n  ports: \n";
     let nft = "table inet filter {\n chain input {\n  type filter hook input priority 0; policy drop;\n }\n}\n";
     let with_ufw = |text: &str| {
         let text = text.to_owned();
@@ -735,8 +735,8 @@ fn a_firewall_is_in_the_way() {
         with_firewalld(firewalld),
         Verdict::Warn,
         "firewall",
-        "firewalld does not",
-        "--add-service",
+        "firewalld does not let TCP port 5445 in, in its zone public",
+        "--zone=public --add-service=smbdirect",
     );
     breaks(
         with_nft(nft),
@@ -780,6 +780,17 @@ fn a_firewall_is_in_the_way() {
             "{rules}"
         );
     }
+    let rules = "Anywhere on eth1           ALLOW IN    Anywhere\n";
+    assert!(is_open(
+        &|facts| facts.firewall.ufw = Some(format!("{ufw}{rules}"))
+    ));
+    // An interface is in no zone, and so in the default zone.
+    let rules = firewalld.replace("eth0 ", "").replace("samba", "smbdirect");
+    let rules = format!("{rules}\nexternal\n  target: default\n  interfaces: \n");
+    assert!(is_open(&|facts| {
+        facts.firewall.firewalld = Some(rules.clone());
+        facts.firewall.default_zone = Some("external\n".to_owned());
+    }));
     // If the rules cannot be read, the check does not say that all is well.
     let mut facts = facts();
     facts.is_root = false;
