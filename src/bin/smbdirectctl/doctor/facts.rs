@@ -70,6 +70,8 @@ pub(crate) struct Port {
     /// The state, such as `ACTIVE`.
     pub(crate) state: String,
     pub(crate) kind: Kind,
+    /// Whether the device is RoCE in software (rxe), whose packets the system's firewall sees.
+    pub(crate) is_rxe: bool,
     /// The network interface of the port.
     pub(crate) interface: Option<String>,
     /// The addresses for which the port has a RoCE v2 GID.

@@ -254,6 +254,8 @@ fn ports(root: &Path) -> Vec<Port> {
                     "InfiniBand" => Kind::InfiniBand,
                     _ => Kind::Roce,
                 },
+                // Only rxe names the interface on which it was made.
+                is_rxe: devices.join(&device).join("parent").exists(),
                 interface: interface.or_else(|| interfaces.into_iter().next()),
                 roce_v2: roce_v2(&port),
                 number: number.parse().unwrap_or_default(),

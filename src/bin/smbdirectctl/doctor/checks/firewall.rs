@@ -1,46 +1,99 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
-//! Checks whether a firewall lets TCP port 5445 in.
+//! Checks whether a firewall lets in what clients send to the announced addresses: TCP to the port of each address that
+//! iWARP serves, and UDP to port 4791 if RoCE in software (rxe) serves one. No firewall of this system sees the packets
+//! of RoCE and InfiniBand adapters.
 //!
-//! The rules are read line by line, as the firewall's program prints them. A rule counts if it names port 5445 alone,
-//! or in a list or a range, or if it lets in everything from a part of the network. Which part that is does not count:
-//! an administrator who opens a port for a part of the network has a reason. Of the nftables rules, only those that
-//! apply to incoming packets count. The order of rules does not count.
+//! The rules are read line by line, as the firewall's program prints them. A rule counts if it names the port alone, or
+//! in a list or a range, or if it lets in everything from a part of the network. Which part that is does not count: an
+//! administrator who opens a port for a part of the network has a reason. Of the nftables rules, only those that apply
+//! to incoming packets count. The order of rules does not count.
 
 mod firewalld;
 mod ufw;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
 
 use smbdirect::broker::PORT;
 
-use super::super::facts::Facts;
-use super::Findings;
+use super::super::facts::{Facts, Kind, Port};
+use super::{Address, Findings, ports_of};
 
 const CHECK: &str = "firewall";
 
-pub(super) fn firewall(facts: &Facts, found: &mut Findings) {
-    let firewall = &facts.firewall;
-    if let Some(rules) = firewall
-        .ufw
-        .as_ref()
-        .filter(|it| it.contains("Status: active"))
-    {
-        return match ufw::lets_in(rules) {
-            true => found.ok(CHECK, "ufw lets TCP port 5445 in"),
-            false => found.warn(
-                CHECK,
-                "ufw does not let TCP port 5445 in",
-                "ufw allow \"SMB Direct\"",
-            ),
+/// A port to which clients send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    /// `tcp` or `udp`.
+    protocol: &'static str,
+    port: u16,
+}
+
+impl Wanted {
+    /// The port that the packages' profiles of ufw and firewalld open.
+    const USUAL: Self = Self::tcp(PORT);
+    /// The port of RoCE v2.
+    const ROCE: Self = Self {
+        protocol: "udp",
+        port: 4791,
+    };
+
+    const fn tcp(port: u16) -> Self {
+        Self {
+            protocol: "tcp",
+            port,
+        }
+    }
+
+    /// Returns whether a word names the port, alone or in a list or a range, such as `5445/tcp` or `445,5000-6000`.
+    fn is_named_by(self, word: &str) -> bool {
+        let (ports, protocol) = word.split_once('/').unwrap_or((word, self.protocol));
+        let has_port = |range: &str| {
+            let (first, last) = range.split_once(['-', ':']).unwrap_or((range, range));
+            let [first, last] = [first, last].map(|port| port.parse::<u16>().ok());
+            first.is_some_and(|first| first <= self.port)
+                && last.is_some_and(|last| self.port <= last)
         };
+        protocol == self.protocol && ports.split(',').any(has_port)
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.protocol.to_uppercase(), self.port)
+    }
+}
+
+pub(super) fn firewall(facts: &Facts, found: &mut Findings) {
+    let all = wanted(facts);
+    if all.is_empty() {
+        return found.ok(
+            CHECK,
+            "RoCE or InfiniBand adapters serve all addresses: the firewall of this system does not see their packets, \
+             but firewalls between machines see RoCE as UDP port 4791",
+        );
+    }
+    let firewall = &facts.firewall;
+    let ufw_rules = firewall.ufw.as_ref();
+    if let Some(rules) = ufw_rules.filter(|it| it.contains("Status: active")) {
+        return all.iter().for_each(|wanted| ufw(rules, *wanted, found));
     }
     if let Some(zones) = &firewall.firewalld {
         let default = firewall.default_zone.as_deref().unwrap_or_default().trim();
-        return firewalld(&firewalld::zones(zones, default, &interfaces(facts)), found);
+        let zones = firewalld::zones(zones, default, &interfaces(facts));
+        let Some(first) = zones.first() else {
+            return found.skip(CHECK, "the zones of firewalld were not read");
+        };
+        return all
+            .iter()
+            .for_each(|wanted| firewalld(&zones, first, *wanted, found));
     }
     match (&firewall.nft, facts.unknown.get(CHECK)) {
-        (Some(rules), _) => nftables(rules, found),
+        (Some(rules), _) => all
+            .iter()
+            .for_each(|wanted| nftables(rules, *wanted, found)),
         (None, Some(reason)) => found.skip(CHECK, format!("the rules were not read: {reason}")),
         (None, None) if facts.is_root => {
             found.ok(CHECK, "there is no ufw, firewalld or nft on this machine")
@@ -49,15 +102,32 @@ pub(super) fn firewall(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Returns whether a word names TCP port 5445, alone or in a list or a range, such as `5445/tcp` or `445,5000-6000`.
-fn names_port(word: &str) -> bool {
-    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
-    let has_port = |range: &str| {
-        let (first, last) = range.split_once(['-', ':']).unwrap_or((range, range));
-        let [first, last] = [first, last].map(|port| port.parse::<u16>().ok());
-        first.is_some_and(|first| first <= PORT) && last.is_some_and(|last| PORT <= last)
-    };
-    protocol == "tcp" && ports.split(',').any(has_port)
+/// Returns the ports to which clients send; the usual one if no address is announced.
+fn wanted(facts: &Facts) -> BTreeSet<Wanted> {
+    let addresses = facts.device.iter().flat_map(|device| &device.addresses);
+    let addresses: Vec<&Address> = addresses.collect();
+    if addresses.is_empty() {
+        return [Wanted::USUAL].into();
+    }
+    let of_address = addresses.into_iter().flat_map(|it| wanted_at(it, facts));
+    of_address.collect()
+}
+
+fn wanted_at(address: &Address, facts: &Facts) -> Vec<Wanted> {
+    let at: Option<SocketAddr> = address.address.parse().ok();
+    let tcp = at.map(|at| Wanted::tcp(at.port()));
+    if address.fabric != "verbs" {
+        return tcp.into_iter().collect();
+    }
+    let mut ports = ports_of(address, facts);
+    if ports.is_empty() {
+        // The address may be that of a VLAN or a bond.
+        ports = facts.ports.iter().collect();
+    }
+    let has = |is_it: fn(&Port) -> bool| ports.iter().any(|port| is_it(port));
+    let tcp = tcp.filter(|_| has(|port| port.kind == Kind::Iwarp));
+    let roce = has(|port| port.is_rxe).then_some(Wanted::ROCE);
+    [tcp, roce].into_iter().flatten().collect()
 }
 
 /// Returns the interfaces on which clients come; all that may be, if the device does not say.
@@ -72,42 +142,58 @@ fn interfaces(facts: &Facts) -> Vec<&str> {
     outer.map(|(name, _)| name.as_str()).collect()
 }
 
-/// Judges the zones of firewalld in which clients are.
-fn firewalld(zones: &[firewalld::Zone<'_>], found: &mut Findings) {
-    let Some(first) = zones.first() else {
-        return found.skip(CHECK, "the zones of firewalld were not read");
+fn ufw(rules: &str, wanted: Wanted, found: &mut Findings) {
+    if ufw::lets_in(rules, wanted) {
+        return found.ok(CHECK, format!("ufw lets {wanted} in"));
+    }
+    let rule = match wanted {
+        Wanted::USUAL => "\"SMB Direct\"".to_owned(),
+        Wanted { protocol, port } => format!("{port}/{protocol}"),
     };
-    if let Some(zone) = zones.iter().find(|zone| zone.lets_in()) {
-        let message = format!("firewalld lets TCP port 5445 in, in its zone {}", zone.name);
+    found.warn(
+        CHECK,
+        format!("ufw does not let {wanted} in"),
+        &format!("ufw allow {rule}"),
+    );
+}
+
+/// Judges the zones of firewalld in which clients are.
+fn firewalld(
+    zones: &[firewalld::Zone<'_>],
+    first: &firewalld::Zone<'_>,
+    wanted: Wanted,
+    found: &mut Findings,
+) {
+    if let Some(zone) = zones.iter().find(|zone| zone.lets_in(wanted)) {
+        let message = format!("firewalld lets {wanted} in, in its zone {}", zone.name);
         return found.ok(CHECK, message);
     }
     let names: Vec<&str> = zones.iter().map(|zone| zone.name).collect();
+    let (names, name) = (names.join(" or "), first.name);
+    let rule = match wanted {
+        Wanted::USUAL => "--add-service=smbdirect".to_owned(),
+        Wanted { protocol, port } => format!("--add-port={port}/{protocol}"),
+    };
     found.warn(
         CHECK,
-        format!(
-            "firewalld does not let TCP port 5445 in, in its zone {}",
-            names.join(" or ")
-        ),
-        &format!(
-            "firewall-cmd --permanent --zone={} --add-service=smbdirect && firewall-cmd --reload",
-            first.name
-        ),
+        format!("firewalld does not let {wanted} in, in its zone {names}"),
+        &format!("firewall-cmd --permanent --zone={name} {rule} && firewall-cmd --reload"),
     );
 }
 
 /// Judges the output of `nft list ruleset`.
-fn nftables(rules: &str, found: &mut Findings) {
-    let input = input_rules(rules);
+fn nftables(rules: &str, wanted: Wanted, found: &mut Findings) {
+    let input = input_rules(rules, wanted);
     let does = |verdicts: &[&str]| {
-        let mut of_port = input.iter().flat_map(Rule::verdict);
+        let mut of_port = input.iter().flat_map(|rule| rule.verdict(wanted));
         of_port.any(|word| verdicts.contains(&word))
     };
     if does(&["accept"]) {
-        found.ok(CHECK, "nftables accepts TCP port 5445");
+        found.ok(CHECK, format!("nftables accepts {wanted}"));
     } else if does(&["drop", "reject"]) {
         found.warn(
             CHECK,
-            "a rule of nftables refuses TCP port 5445",
+            format!("a rule of nftables refuses {wanted}"),
             "nft list ruleset shows it",
         );
     } else if input.iter().any(|rule| accepts_a_network(&rule.text)) {
@@ -116,13 +202,16 @@ fn nftables(rules: &str, found: &mut Findings) {
             "nftables accepts all packets from a part of the network",
         );
     } else if input.iter().any(|rule| drops_the_rest(&rule.text)) {
+        let Wanted { protocol, port } = wanted;
         found.warn(
             CHECK,
-            "nftables drops incoming packets by default, and has no rule that accepts TCP port 5445",
-            "nft add rule inet filter input tcp dport 5445 accept (with the names of your table and chain)",
+            format!("nftables drops incoming packets by default, and has no rule that accepts {wanted}"),
+            &format!(
+                "nft add rule inet filter input {protocol} dport {port} accept (with the names of your table and chain)"
+            ),
         );
     } else {
-        found.ok(CHECK, "no default of nftables refuses TCP port 5445");
+        found.ok(CHECK, format!("no default of nftables refuses {wanted}"));
     }
 }
 
@@ -141,8 +230,8 @@ struct Rule {
 
 impl Rule {
     /// Returns the words of what the rule does with packets to the port; none if it is about other packets.
-    fn verdict(&self) -> impl Iterator<Item = &str> {
-        let of_port = match nft_port(&self.text) {
+    fn verdict(&self, wanted: Wanted) -> impl Iterator<Item = &str> {
+        let of_port = match nft_port(&self.text, wanted) {
             None if self.of_port && is_for_all(&self.text) => Some(&*self.text),
             verdict => verdict,
         };
@@ -159,15 +248,15 @@ fn is_for_all(rule: &str) -> bool {
 /// Returns the part of a rule that says what becomes of packets to the port: of `tcp dport 5445 accept` or
 /// `tcp dport { 445, 5445 } accept` all of it, of `tcp dport vmap { 22 : drop, 5445 : accept }` one element. Returns
 /// `None` if the rule does not name the port.
-fn nft_port(rule: &str) -> Option<&str> {
+fn nft_port(rule: &str, wanted: Wanted) -> Option<&str> {
     let (before, ports) = rule.split_once("dport ")?;
     let before = before.trim_end();
-    if !before.ends_with("tcp") && !before.ends_with("th") {
+    if !before.ends_with(wanted.protocol) && !before.ends_with("th") {
         return None;
     }
     let first = ports.split([' ', '\t']).next()?;
     if first.starts_with(|first: char| first.is_ascii_digit()) {
-        return names_port(first).then_some(rule);
+        return wanted.is_named_by(first).then_some(rule);
     }
     // A dot joins the port with something else, as in `tcp dport . ip saddr { 5445 . 10.0.0.1 }`.
     if !["{", "vmap", "."].contains(&first) {
@@ -179,7 +268,10 @@ fn nft_port(rule: &str) -> Option<&str> {
     // What follows the key of an element begins with a letter or a colon.
     let is_key =
         |word: &&str| word.starts_with(|first: char| first.is_ascii_digit() || first == '.');
-    let element = elements.find(|element| words(element).take_while(is_key).any(names_port))?;
+    let element = elements.find(|element| {
+        let mut keys = words(element).take_while(is_key);
+        keys.any(|key| wanted.is_named_by(key))
+    })?;
     match ports.split_once('{') {
         Some((to, _)) if words(to).any(|word| word == "vmap") => Some(element),
         _ => Some(rule),
@@ -237,7 +329,7 @@ impl<'a> Ruleset<'a> {
 
 /// Returns the rules that apply to incoming packets: those of chains with the hook `input`, and those of chains to
 /// which these jump.
-fn input_rules(rules: &str) -> Vec<Rule> {
+fn input_rules(rules: &str, wanted: Wanted) -> Vec<Rule> {
     let rules = Ruleset::read(rules);
     let is_of_ip = |table: &str| {
         !["arp ", "bridge ", "netdev "]
@@ -258,7 +350,10 @@ fn input_rules(rules: &str) -> Vec<Rule> {
         next += 1;
         for rule in rules.chains.get(&(table, &*chain)).into_iter().flatten() {
             let text = rules.resolved(table, rule);
-            let to_port: Vec<&str> = nft_port(&text).into_iter().flat_map(targets).collect();
+            let to_port: Vec<&str> = nft_port(&text, wanted)
+                .into_iter()
+                .flat_map(targets)
+                .collect();
             for target in targets(&text) {
                 let of_port = of_port || to_port.contains(&target);
                 let target = (table, target.to_owned(), of_port);
@@ -313,7 +408,7 @@ mod tests {
             "5000-6000/tcp",
             "22,5000:6000",
         ] {
-            assert!(names_port(word), "{word}");
+            assert!(Wanted::USUAL.is_named_by(word), "{word}");
         }
         for word in [
             "15445",
@@ -325,7 +420,7 @@ mod tests {
             "tcp",
             "",
         ] {
-            assert!(!names_port(word), "{word}");
+            assert!(!Wanted::USUAL.is_named_by(word), "{word}");
         }
     }
 
@@ -353,7 +448,11 @@ mod tests {
         let judge = |policy: &str, rule: &str| {
             let mut found = Findings::default();
             let hook = format!("type filter hook input priority 0; policy {policy};");
-            nftables(&format!("\t\t{hook}\n\t\t{rule}\n"), &mut found);
+            nftables(
+                &format!("\t\t{hook}\n\t\t{rule}\n"),
+                Wanted::USUAL,
+                &mut found,
+            );
             found.0.remove(0).cure.is_none()
         };
         for rule in [
@@ -408,10 +507,38 @@ mod tests {
     }
 
     #[test]
+    fn nftables_is_judged_for_the_port_that_is_wanted() {
+        let judge = |rule: &str, wanted: Wanted| {
+            let mut found = Findings::default();
+            let hook = "type filter hook input priority 0; policy drop;";
+            nftables(&format!("\t\t{hook}\n\t\t{rule}\n"), wanted, &mut found);
+            found.0.remove(0)
+        };
+        for (rule, wanted, is_open) in [
+            ("udp dport 4791 accept", Wanted::ROCE, true),
+            ("udp dport { 53, 4000-5000 } accept", Wanted::ROCE, true),
+            (
+                "meta l4proto { tcp, udp } th dport 4791 accept",
+                Wanted::ROCE,
+                true,
+            ),
+            ("tcp dport 4791 accept", Wanted::ROCE, false),
+            ("tcp dport 6000 accept", Wanted::tcp(6000), true),
+            ("tcp dport 5445 accept", Wanted::tcp(6000), false),
+        ] {
+            let finding = judge(rule, wanted);
+            assert_eq!(finding.cure.is_none(), is_open, "{rule} {finding:?}");
+            assert!(finding.message.contains(&wanted.to_string()), "{finding:?}");
+        }
+        let closed = judge("", Wanted::ROCE).cure.expect("a cure");
+        assert!(closed.contains("input udp dport 4791 accept"), "{closed}");
+    }
+
+    #[test]
     fn only_rules_that_incoming_packets_meet_count() {
         let judge = |rules: &str| {
             let mut found = Findings::default();
-            nftables(rules, &mut found);
+            nftables(rules, Wanted::USUAL, &mut found);
             found.0.remove(0).cure.is_none()
         };
         let input = "chain input {\n type filter hook input priority 0; policy drop;\n";
@@ -440,7 +567,7 @@ mod tests {
                 "table inet a {{\n{sets}\tchain input {{\n\t\ttype filter hook input priority 0; policy {policy};\n\
                  \t\t{rule}\n\t}}\n\tchain smb {{\n\t\taccept\n\t}}\n\tchain ssh {{\n\t\tdrop\n\t}}\n}}\n"
             );
-            nftables(&rules, &mut found);
+            nftables(&rules, Wanted::USUAL, &mut found);
             found.0.remove(0).cure.is_none()
         };
         // As nft prints them.

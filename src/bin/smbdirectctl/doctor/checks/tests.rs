@@ -72,6 +72,7 @@ fn facts() -> Facts {
             number: 1,
             state: "ACTIVE".to_owned(),
             kind: Kind::Roce,
+            is_rxe: false,
             interface: Some("eth0".to_owned()),
             roce_v2: vec![[10, 0, 0, 1].into()],
             losses: BTreeMap::new(),
@@ -795,6 +796,55 @@ fn a_firewall_is_in_the_way() {
     let mut facts = facts();
     facts.is_root = false;
     assert_eq!(complaints(&facts)[0].result, Verdict::Skipped);
+}
+
+#[test]
+fn the_firewall_is_judged_by_what_is_served() {
+    let ufw =
+        "Status: active\nDefault: deny (incoming), allow (outgoing)\n5445/tcp ALLOW IN Anywhere\n";
+    let judged = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = facts();
+        facts.firewall.ufw = Some(ufw.to_owned());
+        change(&mut facts);
+        let mut found = server(&facts);
+        found.retain(|finding| finding.check == "firewall");
+        let text = |it: Finding| (it.result, it.message, it.cure.unwrap_or_default());
+        found.into_iter().map(text).collect::<Vec<_>>()
+    };
+    let is_open = (
+        Verdict::Ok,
+        "ufw lets TCP port 5445 in".to_owned(),
+        String::new(),
+    );
+    let closed = |port: &str, cure: &str| {
+        let message = format!("ufw does not let {port} in");
+        (Verdict::Warn, message, cure.to_owned())
+    };
+    // The firewall does not see the RoCE adapter that serves the other address.
+    assert_eq!(judged(&|_| {}), [is_open.clone()]);
+    let at_6000 =
+        judged(&|facts| of_device(facts).addresses[1].address = "10.0.1.1:6000".to_owned());
+    assert_eq!(at_6000, [closed("TCP port 6000", "ufw allow 6000/tcp")]);
+    let rxe = judged(&|facts| facts.ports[0].is_rxe = true);
+    let roce = closed("UDP port 4791", "ufw allow 4791/udp");
+    assert_eq!(rxe, [is_open.clone(), roce]);
+    let without_software = |facts: &mut Facts| drop(of_device(facts).addresses.remove(1));
+    for kind in [Kind::Roce, Kind::InfiniBand] {
+        let found = judged(&|facts| {
+            without_software(facts);
+            facts.ports[0].kind = kind;
+            facts.firewall.ufw = Some(ufw.replace("5445", "22"));
+        });
+        assert_eq!((found.len(), found[0].0), (1, Verdict::Ok), "{found:?}");
+        assert!(found[0].1.contains("does not see"), "{found:?}");
+    }
+    let iwarp = judged(&|facts| {
+        without_software(facts);
+        facts.ports[0].kind = Kind::Iwarp;
+    });
+    assert_eq!(iwarp, [is_open.clone()]);
+    // The device does not answer.
+    assert_eq!(judged(&|facts| facts.device = None), [is_open]);
 }
 
 #[test]

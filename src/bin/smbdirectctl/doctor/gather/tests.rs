@@ -26,9 +26,16 @@ fn reads_ports_of_rdma_devices() {
     machine.file("sys/class/infiniband/siw0/node_type", "4: RNIC\n");
     machine.file("sys/class/infiniband/siw0/ports/1/state", "1: DOWN\n");
     machine.file("sys/class/infiniband/siw0/ports/1/link_layer", "Ethernet\n");
+    machine.file("sys/class/infiniband/rxe0/node_type", "1: CA\n");
+    machine.file("sys/class/infiniband/rxe0/parent", "eth1\n");
+    machine.file("sys/class/infiniband/rxe0/ports/1/link_layer", "Ethernet\n");
     let found = ports(&machine.0);
-    assert_eq!(found.len(), 2, "{found:?}");
-    let [mlx5, siw] = &found[..] else { panic!() };
+    assert_eq!(found.len(), 3, "{found:?}");
+    let [mlx5, rxe, siw] = &found[..] else {
+        panic!()
+    };
+    assert_eq!((rxe.kind, rxe.is_rxe), (Kind::Roce, true));
+    assert!(!mlx5.is_rxe && !siw.is_rxe);
     assert_eq!(
         (mlx5.device.as_str(), mlx5.number, mlx5.state.as_str()),
         ("mlx5_0", 1, "ACTIVE")

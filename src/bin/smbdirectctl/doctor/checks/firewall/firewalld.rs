@@ -3,7 +3,7 @@
 //! Reads the output of `firewall-cmd --list-all-zones`: zones, each a line with its name, and then lines with a name, a
 //! colon and words, the last of which are its rich rules.
 
-use super::names_port;
+use super::Wanted;
 
 /// A zone.
 #[derive(Clone, Debug)]
@@ -49,17 +49,22 @@ impl Zone<'_> {
     }
 
     /// Returns whether the zone lets packets to the port in.
-    pub(super) fn lets_in(&self) -> bool {
-        self.has("ports:", names_port)
-            || self.has("services:", |word| word == "smbdirect")
-            || self.has("protocols:", |word| word == "tcp")
+    pub(super) fn lets_in(&self, wanted: Wanted) -> bool {
+        self.has("ports:", |word| wanted.is_named_by(word))
+            || self.has("services:", |word| is_service(word, wanted))
+            || self.has("protocols:", |word| word == wanted.protocol)
             || self.has("target:", |word| word == "ACCEPT")
-            || self.lines.iter().any(|line| accepts(line))
+            || self.lines.iter().any(|line| accepts(line, wanted))
     }
 }
 
+/// Returns whether a service that the packages define has the port.
+fn is_service(name: &str, wanted: Wanted) -> bool {
+    name == "smbdirect" && wanted == Wanted::USUAL
+}
+
 /// Returns whether a line is a rich rule that accepts packets to the port, or all packets of a part of the network.
-fn accepts(rule: &str) -> bool {
+fn accepts(rule: &str, wanted: Wanted) -> bool {
     let mut words = rule.split_whitespace();
     if words.next() != Some("rule") || !words.any(|word| word == "accept") {
         return false;
@@ -74,11 +79,12 @@ fn accepts(rule: &str) -> bool {
         })
     };
     if has("port") {
-        value("port").is_some_and(names_port) && value("protocol") == Some("tcp")
+        value("protocol") == Some(wanted.protocol)
+            && value("port").is_some_and(|ports| wanted.is_named_by(ports))
     } else if has("service") {
-        value("name") == Some("smbdirect")
+        value("name").is_some_and(|name| is_service(name, wanted))
     } else if has("protocol") {
-        value("value") == Some("tcp")
+        value("value") == Some(wanted.protocol)
     } else {
         // A rule without an element is for all packets, from a source if there is one.
         has("source") && !has("source-port") && !has("icmp-type")
@@ -108,7 +114,7 @@ mod tests {
         let zones = zones(text, default, &["eth0", "eth1"]);
         zones
             .iter()
-            .map(|zone| (zone.name, zone.lets_in()))
+            .map(|zone| (zone.name, zone.lets_in(Wanted::USUAL)))
             .collect()
     }
 
@@ -241,5 +247,24 @@ mod tests {
         );
         assert_eq!(judged(&text, "public"), [("public", true)]);
         assert_eq!(zones("", "public", &["eth0"]).len(), 0);
+    }
+
+    #[test]
+    fn is_judged_for_the_port_that_is_wanted() {
+        let with = |services: &str, rules: &str, ports: &str| {
+            let text = zone("public (active)", ("eth0 eth1", ""), services, rules);
+            text.replacen("  ports: ", &format!("  ports: {ports}"), 1)
+        };
+        let rule = "\n\trule family=\"ipv4\" port port=\"4791\" protocol=\"udp\" accept";
+        for (text, wanted, is_open) in [
+            (with("ssh", "", "4791/udp"), Wanted::ROCE, true),
+            (with("ssh", rule, ""), Wanted::ROCE, true),
+            (with("smbdirect", "", "4791/tcp"), Wanted::ROCE, false),
+            (with("smbdirect", "", "6000/tcp"), Wanted::tcp(6000), true),
+            (with("smbdirect", rule, ""), Wanted::tcp(6000), false),
+        ] {
+            let zones = zones(&text, "public", &["eth0"]);
+            assert_eq!(zones[0].lets_in(wanted), is_open, "{wanted} {text}");
+        }
     }
 }

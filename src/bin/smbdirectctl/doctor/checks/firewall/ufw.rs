@@ -5,13 +5,15 @@
 
 use std::net::IpAddr;
 
-use super::names_port;
+use super::Wanted;
 
 /// Returns whether ufw lets packets to the port in.
-pub(super) fn lets_in(rules: &str) -> bool {
-    let allows =
-        |action: &str| of(rules, action).any(|(to, from)| names(to) || is_for_all(to, from));
-    let denies = |action: &str| of(rules, action).any(|(to, _)| names(to));
+pub(super) fn lets_in(rules: &str, wanted: Wanted) -> bool {
+    let allows = |action: &str| {
+        let mut rules = of(rules, action);
+        rules.any(|(to, from)| names(to, wanted) || is_for_all(to, from, wanted.protocol))
+    };
+    let denies = |action: &str| of(rules, action).any(|(to, _)| names(to, wanted));
     let has = |line: &str| rules.contains(line);
     let refuses = denies(" DENY IN")
         || denies(" REJECT IN")
@@ -29,36 +31,41 @@ fn of<'a>(rules: &'a str, action: &'a str) -> impl Iterator<Item = (&'a str, &'a
 }
 
 /// Returns whether a rule is for packets to the port.
-fn names(to: &str) -> bool {
-    to.contains("SMB Direct") || to.split_whitespace().any(names_port)
+fn names(to: &str, wanted: Wanted) -> bool {
+    let has_profile = wanted == Wanted::USUAL && to.contains("SMB Direct");
+    has_profile || to.split_whitespace().any(|word| wanted.is_named_by(word))
 }
 
-/// Returns whether a rule is for all packets from a part of the network, such as those of `ufw allow from 10.0.0.0/8`
-/// and `ufw allow in on eth1`, whose text does not name a port.
-fn is_for_all(to: &str, from: &str) -> bool {
+/// Returns whether a rule is for all packets of a protocol from a part of the network. The rules of `ufw allow from
+/// 10.0.0.0/8` and `ufw allow in on eth1` are; their text does not name a port.
+fn is_for_all(to: &str, from: &str, protocol: &str) -> bool {
     // A comment may follow, and (v6) or (log).
     let (to, _) = to.split_once(" on ").unwrap_or((to, ""));
     let (from, _) = from.split_once('#').unwrap_or((from, ""));
     [to, from].into_iter().all(|side| {
         let mut words = side.split_whitespace().filter(|it| !it.starts_with('('));
-        words.next().is_some_and(is_place) && words.next().is_none()
+        words.next().is_some_and(|it| is_place(it, protocol)) && words.next().is_none()
     })
 }
 
 /// Returns whether a word names hosts, such as `Anywhere`, `10.0.0.0/8` or `10.0.0.0/8/tcp`, and neither a port nor
 /// another protocol.
-fn is_place(word: &str) -> bool {
+fn is_place(word: &str, protocol: &str) -> bool {
     let mut parts = word.split('/');
     let place = parts.next().unwrap_or_default();
     let ip: Option<IpAddr> = place.parse().ok();
     let is_host = ip.is_some_and(|ip| !ip.is_loopback() && !ip.is_multicast());
     let is_place = place == "Anywhere" || is_host;
-    is_place && parts.all(|part| part == "tcp" || part.parse::<u8>().is_ok())
+    is_place && parts.all(|part| part == protocol || part.parse::<u8>().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Wanted;
+
+    fn lets_in(rules: &str) -> bool {
+        super::lets_in(rules, Wanted::USUAL)
+    }
 
     /// What ufw prints before the rules.
     const CLOSED: &str = "\
@@ -146,6 +153,50 @@ To                         Action      From
             ),
         ] {
             assert_eq!(lets_in(&format!("{CLOSED}{rule}\n")), is_open, "{rule}");
+        }
+    }
+
+    #[test]
+    fn is_judged_for_the_port_that_is_wanted() {
+        for (rule, wanted, is_open) in [
+            (
+                "4791/udp                   ALLOW IN    Anywhere",
+                Wanted::ROCE,
+                true,
+            ),
+            (
+                "4791                       ALLOW IN    Anywhere",
+                Wanted::ROCE,
+                true,
+            ),
+            (
+                "Anywhere                   ALLOW IN    10.0.0.0/8/udp",
+                Wanted::ROCE,
+                true,
+            ),
+            (
+                "Anywhere                   ALLOW IN    10.0.0.0/8/tcp",
+                Wanted::ROCE,
+                false,
+            ),
+            (
+                "4791/tcp                   ALLOW IN    Anywhere",
+                Wanted::ROCE,
+                false,
+            ),
+            (
+                "6000/tcp                   ALLOW IN    Anywhere",
+                Wanted::tcp(6000),
+                true,
+            ),
+            (
+                "5445/tcp (SMB Direct)      ALLOW IN    Anywhere",
+                Wanted::tcp(6000),
+                false,
+            ),
+        ] {
+            let rules = format!("{CLOSED}{rule}\n");
+            assert_eq!(super::lets_in(&rules, wanted), is_open, "{rule}");
         }
     }
 }
