@@ -715,7 +715,8 @@ pub struct Wake {
     pub reserved: u64,
 }
 
-/// The device reports its status, or its events, with a memory file that holds `json_length` bytes of JSON.
+/// The device reports its status, or its events, with a memory file that begins with `json_length` bytes of JSON. Map the
+/// file, or read it at offset 0: other processes of the user share its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct StatusReport {

@@ -3,7 +3,7 @@
 //! Tests the status socket: a group of users may read the status there, and nothing else.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use smbdirect::broker::events::{Events, What};
@@ -69,10 +69,10 @@ fn answers_with_the_status_and_does_not_count_observers_as_workers() {
         let mut answer = observer.ask(kind::STATUS_REQUEST, &abi::StatusRequest { reserved: 0 });
         assert_eq!(answer.kind, kind::STATUS_REPORT);
         let report: abi::StatusReport = answer.read();
-        let mut json = std::fs::File::from(answer.descriptor());
+        let json = std::fs::File::from(answer.descriptor());
         let status: serde_json::Value = {
             let mut bytes = vec![0; report.json_length as usize];
-            std::io::Read::read_exact(&mut json, &mut bytes).unwrap();
+            json.read_exact_at(&mut bytes, 0).unwrap();
             serde_json::from_slice(&bytes).unwrap()
         };
         // The only process is the worker: the observer that asks is not listed.
@@ -116,9 +116,10 @@ fn two_processes_capture_at_a_time_and_each_only_once() {
 fn events_in(mut answer: crate::raw::Message) -> Events {
     assert_eq!(answer.kind, kind::STATUS_REPORT);
     let report: abi::StatusReport = answer.read();
-    let mut file = std::fs::File::from(answer.descriptor());
+    let file = std::fs::File::from(answer.descriptor());
     let mut json = vec![0; report.json_length as usize];
-    std::io::Read::read_exact(&mut file, &mut json).unwrap();
+    // Another process may have moved the file's position.
+    file.read_exact_at(&mut json, 0).unwrap();
     serde_json::from_slice(&json).unwrap()
 }
 
