@@ -214,13 +214,13 @@ class Rings:
 
 
 class Client:
-    """A mount by the kernel's client that no server answers. It is expected to fail."""
+    """A client that no server answers: a mount by the kernel's client, unless a command is given. It is expected to fail."""
 
-    def __init__(self, address):
+    def __init__(self, address, command=None):
         pathlib.Path("/mnt/cifs").mkdir(exist_ok=True)
-        self.process = subprocess.Popen(
-            ["mount.cifs", f"//{address}/share", "/mnt/cifs", "-o", "rdma,vers=3.1.1,nosharesock,user=nobody,pass=x,echo_interval=2"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        mount = ["mount.cifs", f"//{address}/share", "/mnt/cifs", "-o",
+                 "rdma,vers=3.1.1,nosharesock,user=nobody,pass=x,echo_interval=2"]
+        self.process = subprocess.Popen(command or mount, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self):
         return self
@@ -376,7 +376,11 @@ class Device:
     def together(self):
         """Checks that the connections of two workers that are busy at the same time do not mix."""
         pids = []
-        with self.listener() as listener, Client(self.address), Client(self.address):
+        # The kernel mounts one share at a time.
+        bench = [self.options.programs / "smbdirectctl", "bench", f"//{self.address}/share", "-U", "nobody%x", "--address",
+                 f"{self.address}:5445", "--transport", "smbdirect", "--fabric",
+                 "software" if self.options.fabric == "siw" else "verbs"]
+        with self.listener() as listener, Client(self.address), Client(self.address, bench):
             for token in (self.offered(listener), self.offered(listener)):
                 pid = os.fork()
                 if pid == 0:

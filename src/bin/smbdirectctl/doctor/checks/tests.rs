@@ -821,7 +821,7 @@ fn the_firewall_is_judged_by_what_is_served() {
         (Verdict::Warn, message, cure.to_owned())
     };
     // The firewall does not see the RoCE adapter that serves the other address.
-    assert_eq!(judged(&|_| {}), [is_open.clone()]);
+    assert_eq!(judged(&|_| {}), std::slice::from_ref(&is_open));
     let at_6000 =
         judged(&|facts| of_device(facts).addresses[1].address = "10.0.1.1:6000".to_owned());
     assert_eq!(at_6000, [closed("TCP port 6000", "ufw allow 6000/tcp")]);
@@ -842,7 +842,7 @@ fn the_firewall_is_judged_by_what_is_served() {
         without_software(facts);
         facts.ports[0].kind = Kind::Iwarp;
     });
-    assert_eq!(iwarp, [is_open.clone()]);
+    assert_eq!(iwarp, std::slice::from_ref(&is_open));
     // The device does not answer.
     assert_eq!(judged(&|facts| facts.device = None), [is_open]);
 }
