@@ -23,6 +23,7 @@ import pathlib
 import random
 import re
 import select
+import socket
 import struct
 import subprocess
 import time
@@ -214,13 +215,13 @@ class Rings:
 
 
 class Client:
-    """A client that no server answers: a mount by the kernel's client, unless a command is given. It is expected to fail."""
+    """A mount by the kernel's client that no server answers. It is expected to fail."""
 
-    def __init__(self, address, command=None):
+    def __init__(self, address):
         pathlib.Path("/mnt/cifs").mkdir(exist_ok=True)
-        mount = ["mount.cifs", f"//{address}/share", "/mnt/cifs", "-o",
-                 "rdma,vers=3.1.1,nosharesock,user=nobody,pass=x,echo_interval=2"]
-        self.process = subprocess.Popen(command or mount, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(
+            ["mount.cifs", f"//{address}/share", "/mnt/cifs", "-o", "rdma,vers=3.1.1,nosharesock,user=nobody,pass=x,echo_interval=2"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self):
         return self
@@ -228,6 +229,32 @@ class Client:
     def __exit__(self, *_):
         output = self.process.communicate(timeout=60)[0]
         assert self.process.returncode != 0, output
+
+
+class Negotiation:
+    """A client that only negotiates, through `smbdirectctl bridge`: the kernel's client can mount one share at a time."""
+
+    def __init__(self, programs, address):
+        self.bridge = subprocess.Popen([programs / "smbdirectctl", "bridge", address], stdout=subprocess.DEVNULL)
+
+    def __enter__(self):
+        wait_for("the bridge listens", self.connect)
+        header = struct.pack("<4sHHIHHIIQIIQ16s", b"\xfeSMB", 64, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, bytes(16))
+        request = header + struct.pack("<HHHHI16sQH", 36, 1, 1, 0, 0, os.urandom(16), 0, 0x302)
+        self.socket.sendall(struct.pack(">I", len(request)) + request)
+        return self
+
+    def connect(self):
+        try:
+            self.socket = socket.create_connection(("127.0.0.1", 4450))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    def __exit__(self, *_):
+        self.socket.close()
+        self.bridge.terminate()
+        self.bridge.wait(20)
 
 
 class Device:
@@ -376,11 +403,7 @@ class Device:
     def together(self):
         """Checks that the connections of two workers that are busy at the same time do not mix."""
         pids = []
-        # The kernel mounts one share at a time.
-        bench = [self.options.programs / "smbdirectctl", "bench", f"//{self.address}/share", "-U", "nobody%x", "--address",
-                 f"{self.address}:5445", "--transport", "smbdirect", "--fabric",
-                 "software" if self.options.fabric == "siw" else "verbs"]
-        with self.listener() as listener, Client(self.address), Client(self.address, bench):
+        with self.listener() as listener, Client(self.address), Negotiation(self.options.programs, self.address):
             for token in (self.offered(listener), self.offered(listener)):
                 pid = os.fork()
                 if pid == 0:
