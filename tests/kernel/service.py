@@ -8,6 +8,7 @@ import argparse
 import os
 import pathlib
 import sys
+import tempfile
 
 import client
 import files
@@ -48,6 +49,10 @@ class Service(client.Server):
         for name in ("proc", "dev", "run", "mnt/share"):
             (MACHINE / name).mkdir(parents=True, exist_ok=True)
             guest.run("mount", "--rbind", f"/{name}", MACHINE / name)
+        # smbd needs a directory for temporary files, which it looks for where it is.
+        temporary = MACHINE / tempfile.gettempdir().lstrip("/")
+        temporary.mkdir(exist_ok=True)
+        temporary.chmod(0o1777)
         super().prepare()
 
     def start_device(self):
