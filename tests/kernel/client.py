@@ -158,13 +158,15 @@ class Client:
         self.address = server.address if server else "10.0.2.2"
         self.user = server.user if server else "daemon"
         self.behind = server.files if server else None
+        # In a short run, one fabric is enough for what does not depend on it.
+        self.is_thorough = options.fabric == "software" or options.largest >= 64
 
     def mount(self, *options, where="/mnt/cifs", share="share"):
         return Mount(where, self.address, share, self.user, ",".join(["vers=3.1.1", "nosharesock", *options]))
 
     def dialects(self):
         """Checks that each dialect mounts, signs and seals, and moves data in the right way."""
-        for number, version in enumerate(("3.0", "3.0.2", "3.1.1")):
+        for number, version in enumerate(("3.0", "3.0.2", "3.1.1") if self.is_thorough else ("3.0.2", "3.1.1")):
             for way, options in WAYS.items():
                 self.report.check(f"mount vers={version} {way}", self.dialect, number, version, way, options)
 
@@ -238,7 +240,8 @@ class Client:
         check("truncate", files.truncate, mounted, self.behind)
         with self.mount(where="/mnt/other") as other:
             check("locks and data of two mounts", files.locks, mounted, other)
-        check("10,000 names, rename, remove", files.names, mounted, self.behind, 10_000)
+        names = 10_000 if self.is_thorough else 1_000
+        check(f"{names:,} names, rename, remove", files.names, mounted, self.behind, names)
         check("the device's counters", self.counters)
         if self.options.gigabyte:
             check("1 GiB", files.size, mounted, self.behind, 1 << 30, 99, False)
