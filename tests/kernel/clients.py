@@ -141,32 +141,30 @@ class Kills:
                         "--file-size", "4M", "--timeout", 120)
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    def workers(self):
-        return set(self.server.workers())
+    def served(self):
+        """Returns which process of smbd serves which client's address."""
+        return {connection["peer"]: connection["pid"] for connection in self.server.status()["connections"]}
 
-    def victim(self, before):
-        """Starts a client, and returns it and the smbd that serves it."""
+    def victim(self, others):
+        """Starts a client once the others are served, and returns it and its address."""
+        smbd_server.wait_for("the others are served",
+                             lambda: len(self.served()) >= sum(other.poll() is None for other in others), 60)
+        before = self.served().keys()
         process = self.client(60)
-        new = set()
-        for _ in range(600):
-            new = self.workers() - before
-            if new or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        return process, new
+        smbd_server.wait_for("the client is served", lambda: process.poll() is not None or self.served().keys() - before, 60)
+        assert process.poll() is None, process.stderr.read()
+        return process, (self.served().keys() - before).pop()
 
-    def kill(self, what):
-        before = self.workers()
-        process, workers = self.victim(before)
+    def kill(self, what, others):
+        process, address = self.victim(others)
         time.sleep(self.random.random())
         if what == "client":
             os.killpg(process.pid, signal.SIGKILL)
         else:
-            assert len(workers) == 1, (workers, process.poll(), process.stderr.read() if process.poll() is not None else "")
-            os.kill(workers.pop(), signal.SIGKILL)
+            os.kill(self.served()[address], signal.SIGKILL)
         said = process.communicate(timeout=240)[1]
         assert process.returncode != 0, f"the client did not notice that its {what} was killed: {said}"
-        smbd_server.wait_for("the dead one's connections end", lambda: self.workers() <= before, 60)
+        smbd_server.wait_for("the dead one's connection ends", lambda: address not in self.served(), 60)
 
     def all_kills(self):
         """Kills clients and workers while a bystander's data is verified."""
@@ -175,7 +173,7 @@ class Kills:
             others = [other for other in others if self.lives(other)]
             while len(others) < 2:
                 others.append(self.client(10))
-            self.kill("client" if number % 2 else "worker")
+            self.kill("client" if number % 2 else "worker", others)
         for other in others:
             said = other.communicate(timeout=240)[1]
             assert other.returncode == 0, said

@@ -247,7 +247,7 @@ verb_run() {
     # A kernel that needs no initrd finds its root directory by itself.
     boot=(-append "GUEST_KERNEL=$kernel GUEST_INIT=$PWD/tests/kernel/init ${GUEST_SYSTEM:+GUEST_SYSTEM=$GUEST_SYSTEM }GUEST_ROOT_OPTIONS=ro,$root \
 root=host rootfstype=9p rootflags=$root ro init=$PWD/tests/kernel/init \
-console=ttyS0 loglevel=4 panic=-1 no_timer_check net.ifnames=0 mitigations=off")
+console=ttyS0 loglevel=4 log_buf_len=16M panic=-1 no_timer_check net.ifnames=0 mitigations=off")
     [ ! -e "$kernel/initrd" ] || boot+=(-initrd "$kernel/initrd")
     set +e
     timeout --kill-after=10 "${GUEST_SECONDS:-1800}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \

@@ -275,6 +275,12 @@ fn attached(device: &Path, tally: &Tally, role: u32) -> File {
     file
 }
 
+/// Closes a file, and returns another one in this role: there is only one listener at a time.
+fn again(file: File, device: &Path, tally: &Tally, role: u32) -> File {
+    drop(file);
+    attached(device, tally, role)
+}
+
 /// Makes a call, and checks its answer.
 fn carry_out(file: &File, tally: &Tally, form: &Form, argument: &mut [u64]) -> Result<(), i32> {
     let before = argument.to_vec();
@@ -317,14 +323,14 @@ pub(crate) fn edges(device: &Path, tally: &Tally) {
                     let result = carry_out(&file, tally, &form, &mut argument);
                     // It may be attached now, or no longer.
                     if form.command == number::RELEASE || result.is_ok() == (role == 0) {
-                        file = attached(device, tally, role);
+                        file = again(file, device, tally, role);
                     }
                 }
             }
             for address in &scratch.addresses {
                 at_address(&file, tally, form.command, *address);
                 if role == 0 || form.command == number::RELEASE {
-                    file = attached(device, tally, role);
+                    file = again(file, device, tally, role);
                 }
             }
         }
