@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::actor::{Actor, hex16};
-use crate::rounds::Rounds;
+use crate::rounds::{Ended, Rounds};
 use instruments::daemon::TIMEOUT;
 
 /// The number of rounds of the client, and whether it has to go on.
@@ -47,7 +47,10 @@ impl Bystander {
         let of_client = Arc::clone(&progress);
         let client = std::thread::spawn(move || {
             let mut begun = (0..tries).map(|_| Rounds::begin(server, Self::GUID));
-            let mut rounds = begun.find_map(Result::ok).expect("let in");
+            let refused = |why: &Ended| eprintln!("the bystander is not let in: {why:?}");
+            let mut rounds = begun
+                .find_map(|begun| begun.inspect_err(refused).ok())
+                .expect("let in");
             loop {
                 rounds.next().expect("served");
                 if !of_client.count() {

@@ -95,9 +95,10 @@ pub(crate) fn run_in_kernel() -> Covered {
         set(SERVER).parse().expect("an address"),
     );
     let (rng, kills) = choices();
+    // The device lets clients in only while it has a listener.
+    let mut soak = Soak::start(None, place.clone(), rng);
     let mut bystander = Bystander::start(&place.0, place.1, TRIES);
     bystander.wait_for_rounds();
-    let mut soak = Soak::start(None, place.clone(), rng);
     for _ in 0..kills {
         let pause = Duration::from_micros(soak.rng.u64(..100_000));
         soak.spend(pause);
