@@ -626,7 +626,8 @@ struct smbdirect_wake {
 	__u64 reserved;
 };
 
-/* The device reports its status, or its events, with a memory file that holds json_length bytes of JSON. */
+/* The device reports its status, or its events, with a memory file that begins with json_length bytes of JSON. Map the */
+/* file, or read it at offset 0: other processes of the user share its position. */
 struct smbdirect_status_report {
 	/* Length of the memory file, in bytes. */
 	__u64 length;
