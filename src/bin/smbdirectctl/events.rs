@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let mut is_waiting = false;
     loop {
         let ask = |after| ask(&options.control, after);
-        let (events, lost) = match look(ask, &mut position) {
+        let found = match look(ask, &mut position) {
             Ok(found) => found,
             Err(Silent::Gone(_)) if options.follow && position.is_some() => {
                 if !is_waiting {
@@ -77,10 +77,17 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             Err(Silent::Unreadable(error)) => return unreadable(&options.control, &error),
         };
         is_waiting = false;
+        if found.is_anew {
+            eprintln!(
+                "smbdirectctl: smbdirectd was restarted, and numbers its events anew: the last events of the earlier \
+                 one may be missing here, and are in its log (journalctl -u smbdirectd)"
+            );
+        }
+        let lost = found.lost;
         if lost > 0 {
             eprintln!("smbdirectctl: {lost} events came too fast to be read, and are lost");
         }
-        let lines = events.into_iter().map(|event| match options.json {
+        let lines = found.events.into_iter().map(|event| match options.json {
             true => format!("{event}\n"),
             false => line(event),
         });
@@ -106,16 +113,29 @@ enum Silent {
     Unreadable(serde_json::Error),
 }
 
-/// Returns new events, and how many others were lost. `ask` asks for the events after the one whose number it is given.
+/// What a look for new events has found.
+struct Found {
+    /// The new events.
+    events: Vec<Value>,
+    /// How many others were lost.
+    lost: u64,
+    /// Whether they are from another device than at the last look, so that the last events of the earlier device may
+    /// not have been read.
+    is_anew: bool,
+}
+
+/// Looks for new events. `ask` asks for the events after the one whose number it is given.
 fn look(
     ask: impl Fn(u64) -> Result<Answer, Silent>,
     position: &mut Option<Position>,
-) -> Result<(Vec<Value>, u64), Silent> {
+) -> Result<Found, Silent> {
     let before = position.as_ref();
     let mut answer = ask(before.map_or(0, |before| before.last))?;
     // What happened before this program looked for the first time is not missed.
     let mut read_until = before.map(|before| before.last);
-    if before.is_some_and(|before| before.start_time_seconds != answer.start_time_seconds) {
+    let is_anew =
+        before.is_some_and(|before| before.start_time_seconds != answer.start_time_seconds);
+    if is_anew {
         // The answer is from another device, which numbers its events anew.
         answer = ask(0)?;
         read_until = Some(0);
@@ -132,7 +152,11 @@ fn look(
         start_time_seconds: answer.start_time_seconds,
         last: newest.or(read_until).unwrap_or_default(),
     });
-    Ok((answer.events, lost))
+    Ok(Found {
+        events: answer.events,
+        lost,
+        is_anew,
+    })
 }
 
 /// Asks for the events after the one with this number.
@@ -309,9 +333,8 @@ mod tests {
         assert!(shown.ends_with(": a?[2Jb?c (denied)\n"), "{shown:?}");
     }
 
-    /// Looks at a device that was started at this time, and that keeps the events with these numbers. Returns how many
-    /// are lost.
-    fn lost(position: &mut Option<Position>, start: f64, kept: &[u64]) -> u64 {
+    /// Looks at a device that was started at this time, and that keeps the events with these numbers.
+    fn found(position: &mut Option<Position>, start: f64, kept: &[u64]) -> Found {
         let ask = |after: u64| {
             let newer = kept.iter().filter(|number| **number > after);
             let events = newer.map(|number| serde_json::json!({"number": number}));
@@ -320,10 +343,26 @@ mod tests {
                 events: events.collect(),
             })
         };
-        let Ok((_, lost)) = look(ask, position) else {
+        let Ok(found) = look(ask, position) else {
             panic!("the device answers");
         };
-        lost
+        found
+    }
+
+    /// Looks as [`found`] does, and returns how many events are lost.
+    fn lost(position: &mut Option<Position>, start: f64, kept: &[u64]) -> u64 {
+        found(position, start, kept).lost
+    }
+
+    #[test]
+    fn knows_when_another_device_begins_anew() {
+        let mut position = None;
+        for (start, is_anew) in [(1.0, false), (1.0, false), (2.0, true), (2.0, false)] {
+            let found = found(&mut position, start, &[1, 2]);
+            assert_eq!(found.is_anew, is_anew, "the device of {start}");
+        }
+        // The events of the other device are shown from its first one on.
+        assert_eq!(found(&mut position, 3.0, &[1, 2]).events.len(), 2);
     }
 
     #[test]
