@@ -397,6 +397,19 @@ impl Config {
         number.or_else(|| Some(Group::from_name(group).ok()??.gid.as_raw()))
     }
 
+    /// Returns whether the user of this process cannot give sockets to [`Config::status_group`]: that takes root or a
+    /// member of the group.
+    #[must_use]
+    pub fn lacks_status_group(&self) -> bool {
+        use rustix::process::{getegid, geteuid, getgroups};
+        let Some(group) = self.status_group_id() else {
+            return false;
+        };
+        let others = getgroups().unwrap_or_default();
+        let mut groups = [getegid()].into_iter().chain(others);
+        !geteuid().is_root() && !groups.any(|it| it.as_raw() == group)
+    }
+
     fn validate_acceptor(&self) -> Result<(), OutOfRange> {
         let acceptor = &self.acceptor;
         // These are checked before SMB Direct's own rules, which have no upper limits.

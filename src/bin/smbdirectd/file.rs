@@ -110,7 +110,8 @@ impl ConfigFile<'_> {
         Ok((settings, found))
     }
 
-    fn wrong(&self, why: impl Display) -> Failure {
+    /// Returns the failure that the file is wrong.
+    pub(crate) fn wrong(&self, why: impl Display) -> Failure {
         Failure::Config(format!("{}: {why}", self.path.display()))
     }
 

@@ -63,6 +63,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         for address in settings.broker.missing_addresses() {
             eprintln!("smbdirectd: {}", prepare::waits_for(address));
         }
+        if settings.broker.lacks_status_group() {
+            let group = &settings.broker.status_group;
+            eprintln!("smbdirectd: {}", prepare::lacks_group(group));
+        }
         return written.map_err(|error| Failure::Failed(format!("standard output: {error}")));
     }
     let log = log::start(filter, settings.log_format);

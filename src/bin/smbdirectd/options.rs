@@ -9,8 +9,8 @@ use clap::{ArgAction, Parser};
 use smbdirect::broker::{Listen, Settings};
 use smbdirect::fabric::FabricChoice;
 
-use super::Failure;
 use super::file::{ConfigFile, Found};
+use super::{Failure, prepare};
 
 #[cfg(test)]
 mod tests;
@@ -83,6 +83,7 @@ impl Options {
             let is_option = options.contains(&error.key.as_str());
             Failure::Config(format!("{}{error}", if is_option { "--" } else { "" }))
         })?;
+        prepare::metrics_directory(&settings.broker).map_err(|why| self.file().wrong(why))?;
         Ok((settings, found))
     }
 

@@ -145,6 +145,51 @@ pub(crate) fn control_directory(config: &Config) -> Result<(), String> {
     }
 }
 
+/// Checks that the directory of `metrics.socket` exists. That of the control socket may be missing, because the service
+/// manager or [`control_directory`] makes it.
+///
+/// # Errors
+///
+/// The error says what is wrong, as a message for people.
+pub(crate) fn metrics_directory(config: &Config) -> Result<(), String> {
+    let Some(path) = &config.metrics_socket else {
+        return Ok(());
+    };
+    let directory = path.parent();
+    let Some(directory) = directory.filter(|it| config.control.parent() != Some(*it)) else {
+        return Ok(());
+    };
+    let why = match directory.metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => "is not a directory",
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => "does not exist",
+            // The user of this process may not look there, but the user of the daemon may.
+            _ => return Ok(()),
+        },
+    };
+    let (path, directory) = (path.display(), directory.display());
+    Err(format!(
+        "metrics.socket is \"{path}\", and must be in an existing directory, such as /run/smbdirect: {directory} {why}"
+    ))
+}
+
+/// Returns the message about a `status_group` of which the user of this process is not a member.
+pub(crate) fn lacks_group(group: &str) -> String {
+    let user = own_user();
+    format!(
+        "status_group is \"{group}\", but user {user} is not a member of that group: smbdirectd does not start as a \
+         user that is neither a member (usermod -aG) nor root"
+    )
+}
+
+/// Returns the name of the user of this process, or the user's number if there is no name.
+pub(crate) fn own_user() -> String {
+    let user = nix::unistd::geteuid();
+    let found = nix::unistd::User::from_uid(user).ok().flatten();
+    found.map_or_else(|| user.to_string(), |found| found.name)
+}
+
 /// Leaves out the default IPv6 address if the system has no IPv6, and checks that no other process listens: the
 /// listeners of the reactors share their ports, so they would also share those of another daemon. The broker waits for
 /// addresses that this machine does not have yet. Closes the listeners in `kept` that serve none of the addresses.

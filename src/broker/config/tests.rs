@@ -170,6 +170,18 @@ fn addresses_paths_and_users_are_checked() {
 }
 
 #[test]
+fn root_and_members_can_give_sockets_to_a_group() {
+    let of = |group: &str| Config {
+        status_group: group.to_owned(),
+        ..Config::default()
+    };
+    let own = rustix::process::getegid().as_raw().to_string();
+    assert!(!of("").lacks_status_group() && !of(&own).lacks_status_group());
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!(of("4242").lacks_status_group(), !is_root);
+}
+
+#[test]
 fn what_smb_direct_does_not_allow_is_named_with_its_value() {
     type Change = fn(&mut proto::Config);
     let cases: [(&str, Change, &str, &str); 6] = [

@@ -109,6 +109,23 @@ fn says_what_is_wrong_and_where() {
         let wrong = options(&[argument, &file.argument()]).settings();
         assert_eq!(wrong_in(wrong), message);
     }
+    let place = file.0.display().to_string();
+    for (directory, why) in [
+        ("/nowhere", "/nowhere does not exist"),
+        (place.as_str(), "is not a directory"),
+    ] {
+        let text = format!("metrics.socket = \"{directory}/metrics\"");
+        let file = File::new("metrics", &text);
+        let wrong = wrong_in(options(&[&file.argument()]).settings());
+        let expected = format!("{}: metrics.socket is \"{directory}/", file.0.display());
+        assert!(
+            wrong.starts_with(&expected) && wrong.ends_with(why),
+            "{wrong}"
+        );
+        // The directory of the control socket is made at the start.
+        let control = format!("--control={directory}/control");
+        assert!(options(&[&file.argument(), &control]).settings().is_ok());
+    }
     let wrong = Options::try_parse_from(["smbdirectd", "--listen=host"]).unwrap_err();
     assert!(
         wrong.to_string().contains("an address is numeric"),
