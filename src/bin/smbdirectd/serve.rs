@@ -226,7 +226,7 @@ pub(crate) fn not_started(error: &StartError) -> String {
     let hint = match error {
         StartError::StatusGroup { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => {
-                "; the user of smbdirectd has to be a member of it (usermod -aG), or root"
+                "; the user of smbdirectd has to be a member of it (usermod -aG, and restart smbdirectd), or root"
             }
             _ => "",
         },
