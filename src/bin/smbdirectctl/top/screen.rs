@@ -53,7 +53,7 @@ pub(super) struct Screen {
 
 /// Draws the screen.
 pub(super) fn draw(scene: &Scene, view: &View, size: Size) -> Screen {
-    let mut lines = head(scene, view);
+    let mut lines = head(scene, view, size.columns);
     let table = table(&scene.shown, view);
     let count = table.rows.len();
     // The head of the table, and the line of keys.
@@ -94,8 +94,29 @@ fn cut(text: &str, columns: usize) -> String {
     text.chars().take(columns).collect()
 }
 
+/// Breaks a text into lines of at most this many characters, between words if possible.
+fn wrap(text: &str, columns: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    // The first character that does not fit.
+    while let Some((end, next)) = rest.char_indices().nth(columns.max(1)) {
+        let at = match next {
+            ' ' => end,
+            _ => {
+                let space = rest[..end].rfind(' ');
+                space.filter(|at| *at > 0).unwrap_or(end)
+            }
+        };
+        let (line, after) = rest.split_at(at);
+        lines.push(line);
+        rest = after.trim_start_matches(' ');
+    }
+    lines.push(rest);
+    lines
+}
+
 /// What `h` shows.
-const HELP: [&str; 16] = [
+const HELP: [&str; 17] = [
     "",
     "q, Ctrl-C            end",
     "s                    sort by another column: traffic, in, out, age, name",
@@ -108,7 +129,8 @@ const HELP: [&str; 16] = [
     "",
     "in, out: bytes per second from and to the client, in messages and by RDMA",
     "rdma: the part of these bytes that went by RDMA",
-    "state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages",
+    "state: * not logged in, S signed, E encrypted, ? unknown, m data goes in messages,",
+    "       e encrypted by a share or the client although the session does not demand it",
     "credits: messages that may be sent to the client, and that it may send",
     "wait: requests of smbd that the device has not answered",
     "smbdirectctl status CONNECTION shows everything about a connection",
@@ -126,16 +148,19 @@ fn keys(view: &View, shown: &RangeInclusive<usize>, count: usize) -> String {
     )
 }
 
-/// Returns the lines above the table.
-fn head(scene: &Scene, view: &View) -> Vec<Line> {
+/// Returns the lines above the table. Those that say what is wrong are broken at the width of the screen.
+fn head(scene: &Scene, view: &View, columns: usize) -> Vec<Line> {
     let device = &scene.shown;
     let (limits, totals) = (&device.limits, &device.totals);
     let clients: BTreeSet<String> = device.connections.iter().map(client).collect();
+    let clients = match clients.len() {
+        1 => "1 client".to_owned(),
+        count => format!("{count} clients"),
+    };
     let mut first = format!(
-        "smbdirect {}, up {}, {} clients",
+        "smbdirect {}, up {}, {clients}",
         device.version,
-        Age(device.uptime_seconds),
-        clients.len()
+        Age(device.uptime_seconds)
     );
     if let Some(start) = device.start_time_seconds {
         let now = Utc(start + device.uptime_seconds).to_the_second();
@@ -168,7 +193,10 @@ fn head(scene: &Scene, view: &View) -> Vec<Line> {
         );
         lines.push(line(&text, Style::Bold));
     }
-    lines.extend(warnings(scene, view).map(|text| line(&text, Style::Warning)));
+    for text in warnings(scene, view) {
+        let parts = wrap(&text, columns).into_iter();
+        lines.extend(parts.map(|part| line(part, Style::Warning)));
+    }
     lines
 }
 

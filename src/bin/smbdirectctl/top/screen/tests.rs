@@ -239,6 +239,34 @@ fn says_what_is_wrong() {
 }
 
 #[test]
+fn long_notices_go_on_in_the_next_line() {
+    let mut scene = scene();
+    scene.add(Err(
+        "/run/smbdirect/control: Permission denied: run this as root".to_owned(),
+    ));
+    let size = Size {
+        rows: 24,
+        columns: 40,
+    };
+    let view = View::new(Sort::Traffic, false);
+    let shown = texts(&scene, &view, size);
+    assert_eq!(
+        shown[3..7],
+        [
+            "the device does not answer; waiting for",
+            "it: /run/smbdirect/control: Permission",
+            "denied: run this as root",
+            "client                     in/s    out/s",
+        ]
+    );
+    assert_eq!(wrap("a bc", 4), ["a bc"]);
+    assert_eq!(wrap("a bc d", 4), ["a bc", "d"]);
+    assert_eq!(wrap("ä/öü/é b", 3), ["ä/ö", "ü/é", "b"]);
+    assert_eq!(wrap(" ab", 1), [" ", "a", "b"]);
+    assert_eq!(wrap("", 0), [""]);
+}
+
+#[test]
 fn shows_its_keys() {
     let mut view = View::new(Sort::Traffic, false);
     view.handle_key(Key::Char('?'));
@@ -256,6 +284,14 @@ fn shows_its_keys() {
     }
     assert!(!shown.contains("10.0.0.5"), "instead of the table");
     assert!(HELP.iter().all(|line| line.len() <= 100));
+}
+
+#[test]
+fn one_client_is_one() {
+    let mut scene = scene();
+    scene.shown.connections.truncate(1);
+    let shown = texts(&scene, &View::new(Sort::Traffic, false), SIZE);
+    assert!(shown[0].contains(", 1 client, "), "{shown:?}");
 }
 
 #[test]
