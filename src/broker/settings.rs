@@ -153,11 +153,32 @@ impl Settings {
             SettingsError::Syntax {
                 line,
                 text: shown.trim().to_owned(),
-                message: plain(error.message()),
+                message: without_unit(error.message(), shown)
+                    .unwrap_or_else(|| plain(error.message())),
             }
         })?;
         Ok(file.into())
     }
+}
+
+/// Returns the message about a time that is a whole number without a unit, in a line such as `login_timeout = 5`;
+/// `None` if something else is wrong.
+fn without_unit(message: &str, line: &str) -> Option<String> {
+    let rest = message.strip_prefix("invalid type: integer `")?;
+    let (number, expected) = rest.split_once("`, expected ")?;
+    let (key, value) = line.split_once('=')?;
+    let is_time = expected.starts_with("a time ") && value.trim_start().starts_with(number);
+    if !is_time || number.starts_with('-') {
+        return None;
+    }
+    let key = key.trim();
+    let unit = match key {
+        "busy_poll" => "us",
+        _ => "s",
+    };
+    Some(format!(
+        "{key} is {number}, and must be a time with its unit, such as \"{number} {unit}\""
+    ))
 }
 
 /// Rewrites a message of the TOML parser for people who write configuration files.

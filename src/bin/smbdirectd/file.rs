@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use smbdirect::broker::Settings;
 
-use super::Failure;
+use super::{Failure, prepare};
 
 /// The configuration file.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +116,13 @@ impl ConfigFile<'_> {
     }
 
     fn failed(&self, error: &io::Error) -> Failure {
-        Failure::Failed(format!("{}: {error}", self.path.display()))
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                format!("; it must be readable by user {}", prepare::own_user())
+            }
+            _ => String::new(),
+        };
+        Failure::Failed(format!("{}: {error}{hint}", self.path.display()))
     }
 }
 
@@ -163,6 +169,17 @@ mod tests {
             Err(Failure::Config(why)) => assert!(why.contains(words), "{why}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn says_who_must_be_able_to_read_the_file() {
+        let spot = Spot::new("closed");
+        let denied = io::Error::from(ErrorKind::PermissionDenied);
+        let Failure::Failed(why) = spot.file().failed(&denied) else {
+            panic!("the file is not wrong");
+        };
+        let words = format!("; it must be readable by user {}", prepare::own_user());
+        assert!(why.ends_with(&words), "{why}");
     }
 
     #[test]

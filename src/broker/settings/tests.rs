@@ -230,7 +230,23 @@ fn an_error_names_the_line_the_key_the_value_and_what_is_allowed() {
             "busy_poll = 50",
             [
                 "line 1 (`busy_poll = 50`)",
-                "invalid type: integer `50`",
+                "busy_poll is 50, and must be",
+                "a time with its unit, such as \"50 us\"",
+            ],
+        ),
+        (
+            "[acceptor]\nidle_timeout = 5 # s",
+            [
+                "line 2",
+                "idle_timeout is 5, and must be",
+                "a time with its unit, such as \"5 s\"",
+            ],
+        ),
+        (
+            "acceptor = {idle_timeout = 5}",
+            [
+                "line 1",
+                "invalid type: integer `5`, and must be",
                 "a time with its unit",
             ],
         ),
