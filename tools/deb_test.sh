@@ -16,6 +16,16 @@ check_files() {
     getent passwd smbdirect >/dev/null
 }
 
+# The links of the installed README.md to other pages have to lead to files.
+check_docs() {
+    local doc=/usr/share/doc/smbdirectd page pages
+    mapfile -t pages < <(grep -o '(docs/[a-z-]*\.md' "$doc/README.md" | tr -d '(' | sort -u)
+    [ ${#pages[@]} -gt 5 ]
+    for page in "${pages[@]}" docs/troubleshooting.md; do
+        test -s "$doc/$page" || { echo "$doc/$page is missing"; return 1; }
+    done
+}
+
 # start_daemon OPTION...: runs the daemon as its unit does, because there is no systemd here, and sets daemon to its
 # process.
 start_daemon() {
@@ -65,6 +75,7 @@ installed() {
     dpkg --install 1/*.deb
     [[ $(version smbdirectd) == *-1 ]]
     check_files
+    check_docs
     check_programs
     # Set two keys, as an administrator would.
     printf 'reactors = 1\nlog = "debug"\n' >/etc/smbdirect/smbdirectd.toml
