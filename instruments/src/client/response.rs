@@ -156,10 +156,13 @@ impl Response {
     }
 
     /// Parses the response to `FSCTL_QUERY_NETWORK_INTERFACE_INFO` ([MS-SMB2] 2.2.32.5), and leaves out addresses that
-    /// are not IP.
+    /// are not IP. A server that announces no interface sends an empty output.
     pub fn interfaces(&self) -> Result<Vec<Interface>> {
         let mut rest = self.output()?;
         let mut found = Vec::new();
+        if rest.is_empty() {
+            return Ok(found);
+        }
         loop {
             let entry = || {
                 Some((
@@ -364,6 +367,20 @@ mod tests {
             ..first
         };
         assert_eq!(found, [first, second]);
+    }
+
+    #[test]
+    fn a_server_may_announce_no_interface() {
+        let mut body = vec![49, 0];
+        body.extend([0; 30]);
+        body.extend(112_u32.to_le_bytes());
+        body.extend([0; 12]);
+        let found = response(Command::IOCTL, &body).interfaces();
+        assert!(found.expect("an empty list").is_empty());
+        // An output that is too short for an interface is still malformed.
+        body[36] = 8;
+        body.extend([0; 8]);
+        assert!(response(Command::IOCTL, &body).interfaces().is_err());
     }
 
     proptest! {

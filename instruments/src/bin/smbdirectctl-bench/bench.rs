@@ -393,8 +393,8 @@ impl<'a> Bench<'a> {
         if let Some(address) = self.options.smb_direct_address(given)? {
             return Ok((address, false));
         }
-        let advice = "give --address HOST:PORT, or have the server announce it \
-                      (smbd: smb direct = yes, and smbdirectd running)";
+        let advice = "give --address HOST:PORT, or have the server announce it (smbd: smb direct = yes, smbdirectd \
+                      running, and \"interfaces\" of smb.conf, if it is set, with an address that smbdirectd serves)";
         let interfaces = match self.tcp.network_interfaces(self.file.tree) {
             Ok(interfaces) => interfaces,
             Err(Error::Status {
@@ -421,6 +421,9 @@ impl<'a> Bench<'a> {
                 let address = SocketAddr::new(interface.address, port.unwrap_or(SMB_DIRECT_PORT));
                 Ok((address, port.is_none()))
             }
+            None if self.in_messages_only() && (self.tcp.is_sealed() || self.tcp.is_signed()) => {
+                Err(not_announced_to_protected())
+            }
             None => Err(format!("the server does not announce SMB Direct: {advice}")),
         }
     }
@@ -443,6 +446,13 @@ impl<'a> Bench<'a> {
 fn refused_rdma() -> String {
     "the server has no RDMA transform that signs or encrypts the data, and refuses to move unprotected data by RDMA if \
      protection is required: use --channel 0 with --sign, --seal or --no-transforms, or if the server signs or encrypts"
+        .to_owned()
+}
+
+/// Explains why a server does not announce SMB Direct to a session whose data cannot go by RDMA.
+fn not_announced_to_protected() -> String {
+    "the server does not announce SMB Direct to this session: smbd does not announce RDMA to sessions that sign or \
+     encrypt all messages without RDMA transforms; give --address HOST:PORT to use SMB Direct with data in messages"
         .to_owned()
 }
 
