@@ -74,7 +74,8 @@ fn ask_of(root: &Path, device: &Device) -> Result<Sessions, String> {
             if let Some(config) = programs::config_of(root, pid)? {
                 arguments.extend([OsString::from("-s"), config.into_os_string()]);
             }
-            programs::companion("smbstatus", &smbd, false)?
+            let started_as = programs::started_as(root, pid);
+            programs::companion("smbstatus", &smbd, started_as.as_deref(), false)?
         }
         None => programs::find("smbstatus"),
     };

@@ -121,16 +121,25 @@ fn samba(root: &Path, options: &Options, facts: &mut Facts) {
         (None, Some(attached)) => attached.map(Some),
         (None, None) => Ok(programs::find("smbd")),
     };
-    match smbd.and_then(|path| path.map_or(Ok(None), examine)) {
+    match smbd.and_then(|path| path.map(examine).transpose()) {
         Ok(Some((path, smbd))) => {
             facts.smbd = Some(smbd);
             let is_named = options.smbd.is_some();
+            let of_attached = listener.filter(|_| !is_named);
+            let started_as = of_attached.and_then(|pid| programs::started_as(root, pid));
             let read = |config: Option<PathBuf>| {
-                let arguments = given.into_iter().chain(config.map(PathBuf::into_os_string));
-                parameters(&path, is_named, arguments)
+                let testparm =
+                    programs::companion("testparm", &path, started_as.as_deref(), is_named)?;
+                let testparm = testparm.ok_or_else(|| {
+                    format!(
+                        "no testparm was found beside {} or in the path",
+                        path.display()
+                    )
+                })?;
+                parameters(&testparm, given, config)
             };
             match config.and_then(read) {
-                Ok(samba) => facts.samba = samba,
+                Ok(samba) => facts.samba = Some(samba),
                 Err(reason) => drop(facts.unknown.insert("smb.conf", reason)),
             }
         }
@@ -157,34 +166,38 @@ fn probes(device: Option<&Device>) -> Vec<Probe> {
 }
 
 /// Asks an smbd what it is.
-fn examine(path: PathBuf) -> Result<Option<(PathBuf, Smbd)>, String> {
-    let version = programs::output(&path, &["--version"])?;
-    let built_with = programs::output(&path, &["-b"])?;
-    Ok(version.zip(built_with).map(|(version, built_with)| {
-        let smbd = Smbd {
-            path: path.display().to_string(),
-            // The text is "Version 4.22.11".
-            version: version.trim().replace("Version ", ""),
-            has_smb_direct: built_with.contains("WITH_SMBDIRECT"),
-        };
-        (path, smbd)
-    }))
+fn examine(path: PathBuf) -> Result<(PathBuf, Smbd), String> {
+    let ask = |option: &str| {
+        let said = programs::output(&path, &[option])?;
+        said.ok_or_else(|| format!("{} {option} failed", path.display()))
+    };
+    let (version, built_with) = (ask("--version")?, ask("-b")?);
+    let smbd = Smbd {
+        path: path.display().to_string(),
+        // The text is "Version 4.22.11".
+        version: version.trim().replace("Version ", ""),
+        has_smb_direct: built_with.contains("WITH_SMBDIRECT"),
+    };
+    Ok((path, smbd))
 }
 
-/// Returns the parameters of `[global]`, from the testparm that belongs to this smbd. The last of the arguments may be the
-/// configuration file.
+/// Returns the parameters of `[global]` as testparm prints them. `given` are options that go before the parameters of
+/// the configuration file.
 fn parameters(
-    smbd: &Path,
-    is_named: bool,
-    arguments: impl Iterator<Item = OsString>,
-) -> Result<Option<BTreeMap<String, String>>, String> {
-    let Some(testparm) = programs::companion("testparm", smbd, is_named)? else {
-        return Ok(None);
-    };
+    testparm: &Path,
+    given: Vec<OsString>,
+    config: Option<PathBuf>,
+) -> Result<BTreeMap<String, String>, String> {
     let usual = ["--suppress-prompt", "--verbose"].map(OsString::from);
-    let arguments: Vec<OsString> = usual.into_iter().chain(arguments).collect();
-    let text = programs::output(&testparm, &arguments)?;
-    Ok(text.map(|text| global(&text)))
+    let mut arguments: Vec<OsString> = usual.into_iter().chain(given).collect();
+    let mut command = format!("{} -s", testparm.display());
+    if let Some(config) = config {
+        command = format!("{command} {}", config.display());
+        arguments.push(config.into_os_string());
+    }
+    let text = programs::output(testparm, &arguments)?;
+    let text = text.ok_or_else(|| format!("testparm failed: \"{command}\" says why"))?;
+    Ok(global(&text))
 }
 
 /// Returns the section `[global]` of testparm's output.

@@ -173,6 +173,15 @@ pub(crate) fn options_of(root: &Path, pid: i32) -> Vec<OsString> {
     options
 }
 
+/// Returns the path by which an attached smbd was started, if it is absolute. In a build tree it is a link to the
+/// program, and the other programs have links beside it.
+pub(crate) fn started_as(root: &Path, pid: i32) -> Option<PathBuf> {
+    let line = command_line(root, pid);
+    let first = line.split(|byte| *byte == 0).next()?;
+    let path = PathBuf::from(OsStr::from_bytes(first));
+    path.is_absolute().then_some(path)
+}
+
 /// Returns the words of a process's command line, each with a zero byte at its end.
 fn command_line(root: &Path, pid: i32) -> Vec<u8> {
     fs::read(root.join(format!("proc/{pid}/cmdline"))).unwrap_or_default()
@@ -197,6 +206,7 @@ fn named_config(line: &[u8]) -> Option<PathBuf> {
 }
 
 /// Returns the program of Samba with this name, such as testparm, that belongs to an smbd, or else the first in the path.
+/// `started_as` is another path of this smbd.
 ///
 /// # Errors
 ///
@@ -204,12 +214,16 @@ fn named_config(line: &[u8]) -> Option<PathBuf> {
 pub(crate) fn companion(
     name: &str,
     smbd: &Path,
+    started_as: Option<&Path>,
     is_named: bool,
 ) -> Result<Option<PathBuf>, String> {
-    let beside = smbd.with_file_name(name);
-    let prefix = smbd.ancestors().nth(2);
-    let bin = prefix.map(|prefix| prefix.join("bin").join(name));
-    let mut places = [Some(beside), bin].into_iter().flatten();
+    let beside = |smbd: &Path| {
+        let prefix = smbd.ancestors().nth(2);
+        let bin = prefix.map(|prefix| prefix.join("bin").join(name));
+        [Some(smbd.with_file_name(name)), bin]
+    };
+    let smbds = [Some(smbd), started_as].into_iter().flatten();
+    let mut places = smbds.flat_map(beside).flatten();
     match places.find(|path| path.is_file()) {
         Some(path) if is_named && have_one_owner(smbd, &path) => Ok(Some(path)),
         Some(path) => trusted(&path).map(Some),

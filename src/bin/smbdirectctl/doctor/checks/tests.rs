@@ -498,12 +498,19 @@ fn smb_conf_rules_smb_direct_out() {
 fn without_testparm_smb_conf_is_skipped() {
     let mut facts = facts();
     facts.samba = None;
+    let reason = "no testparm was found beside /usr/sbin/smbd or in the path";
+    facts.unknown.insert("smb.conf", reason.to_owned());
     let found = complaints(&facts);
     assert_eq!(
         (found.len(), found[0].check, found[0].result),
         (1, "smb.conf", Verdict::Skipped)
     );
+    assert!(found[0].message.contains(reason), "{found:?}");
     assert_eq!(Report::new(&facts, None).result, Verdict::Skipped);
+    facts.smbd = None;
+    facts.unknown.clear();
+    let found = complaints(&facts);
+    assert!(found[0].message.contains("there is no smbd"), "{found:?}");
 }
 
 #[test]

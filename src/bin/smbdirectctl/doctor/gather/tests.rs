@@ -255,6 +255,39 @@ fn testparm_learns_of_the_parameters_on_the_command_line_of_smbd() {
     assert!(!samba.ran().contains("--option"), "{}", samba.ran());
 }
 
+#[test]
+fn examines_an_smbd_that_runs_in_its_build_tree() {
+    let _alone = alone();
+    let samba = Samba::new("tree");
+    let machine = &samba.machine;
+    let script = "echo Version 4.22.11; echo WITH_SMBDIRECT";
+    let built = machine.program("tree/default/source3/smbd/smbd", script);
+    let link = machine.link("tree/smbd", Path::new("default/source3/smbd/smbd"));
+    machine.link("tree/testparm", Path::new("../bin/testparm"));
+    let line = format!("{}\0-F\0", link.display());
+    machine.file("proc/78/cmdline", &line);
+    machine.process(78, &built);
+    let facts = samba.with_listener(78);
+    assert_eq!(facts.samba.expect("parameters")["smb direct"], "Yes");
+}
+
+#[test]
+fn says_which_program_failed() {
+    let _alone = alone();
+    let samba = Samba::new("failed");
+    samba.machine.program("bin/testparm", "exit 1");
+    let facts = samba.with_listener(77);
+    assert!(facts.smbd.is_some() && facts.samba.is_none(), "{facts:?}");
+    let said = &facts.unknown["smb.conf"];
+    assert!(said.starts_with("testparm failed: \"/"), "{said}");
+    assert!(said.ends_with("/etc/smb.conf\" says why"), "{said}");
+    samba.machine.program("sbin/smbd", "exit 1");
+    let facts = samba.with_listener(77);
+    assert!(facts.smbd.is_none() && facts.samba.is_none(), "{facts:?}");
+    let said = &facts.unknown["smbd"];
+    assert!(said.ends_with("sbin/smbd --version failed"), "{said}");
+}
+
 /// The device may run as another user, and name any process.
 #[test]
 fn runs_nothing_that_another_user_could_have_put_there() {

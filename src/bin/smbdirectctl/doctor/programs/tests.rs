@@ -135,21 +135,39 @@ fn finds_the_configuration_of_a_running_smbd() {
 }
 
 #[test]
+fn finds_the_path_by_which_smbd_was_started() {
+    let machine = Machine::new("started");
+    machine.file("proc/9/cmdline", "/src/bin/smbd\0-F\0");
+    machine.file("proc/10/cmdline", "./smbd\0-F\0");
+    let path = Path::new("/src/bin/smbd");
+    assert_eq!(started_as(&machine.0, 9).as_deref(), Some(path));
+    assert_eq!(started_as(&machine.0, 10), None);
+    assert_eq!(started_as(&machine.0, 11), None);
+}
+
+#[test]
 fn a_testparm_belongs_to_its_smbd() {
     let machine = Machine::new("testparm");
     let smbd = machine.program("sbin/smbd", "");
     let real = |path: &Path| fs::canonicalize(path).expect("a path");
     let bin = machine.program("bin/testparm", "");
-    assert_eq!(companion("testparm", &smbd, false), Ok(Some(real(&bin))));
+    let found = |smbd: &Path, is_named| companion("testparm", smbd, None, is_named);
+    assert_eq!(found(&smbd, false), Ok(Some(real(&bin))));
+    // In a build tree the programs are in different directories, and links to them in one.
+    let built = machine.program("tree/default/source3/smbd/smbd", "");
+    let link = machine.link("tree/smbd", Path::new("default/source3/smbd/smbd"));
+    machine.link("tree/testparm", Path::new("../bin/testparm"));
+    let of_tree = companion("testparm", &built, Some(&link), false);
+    assert_eq!(of_tree, Ok(Some(real(&bin))));
     let beside = machine.program("sbin/testparm", "");
-    assert_eq!(companion("testparm", &smbd, false), Ok(Some(real(&beside))));
+    assert_eq!(found(&smbd, false), Ok(Some(real(&beside))));
     machine.mode("sbin", 0o777);
-    assert!(companion("testparm", &smbd, false).is_err());
+    assert!(found(&smbd, false).is_err());
     // The user has named this smbd, whose owner also owns this testparm.
-    assert_eq!(companion("testparm", &smbd, true), Ok(Some(beside.clone())));
+    assert_eq!(found(&smbd, true), Ok(Some(beside.clone())));
     if is_root() {
         chown(&beside, Some(OTHER), None).expect("another owner");
-        assert!(companion("testparm", &smbd, true).is_err());
+        assert!(found(&smbd, true).is_err());
     }
 }
 
