@@ -507,7 +507,15 @@ fn port(facts: &Facts, found: &mut Findings) {
     }
 }
 
-/// Checks whether a limit is nearly used up.
+/// Returns where the limits are set.
+const fn place_of_limits(facts: &Facts) -> &'static str {
+    match facts.is_kernel {
+        true => "among the parameters of the module smbdirectk (modinfo smbdirectk)",
+        false => "in smbdirectd.toml (docs/tuning.md)",
+    }
+}
+
+/// Checks whether a limit is nearly used up, or has just ended connections.
 fn limits(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "limits";
     let Some(device) = &facts.device else {
@@ -533,10 +541,7 @@ fn limits(facts: &Facts, found: &mut Findings) {
         ("max_workers", workers.count() as u64, limits.workers),
         memory,
     ];
-    let place = match facts.is_kernel {
-        true => "among the parameters of the module smbdirectk (modinfo smbdirectk)",
-        false => "in smbdirectd.toml (docs/tuning.md)",
-    };
+    let place = place_of_limits(facts);
     let before = found.0.len();
     for (key, used, limit) in used {
         if limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(NEARLY_ALL) {
@@ -544,6 +549,7 @@ fn limits(facts: &Facts, found: &mut Findings) {
             found.warn(CHECK, format!("{used} of {key} = {limit} are used"), &cure);
         }
     }
+    ended_by_limit(device, facts, found);
     let uses_devices = device.addresses.iter().any(|it| it.fabric == "verbs");
     if let Some(locked) = facts
         .locked_memory
@@ -556,7 +562,55 @@ fn limits(facts: &Facts, found: &mut Findings) {
         found.warn(CHECK, message, "set LimitMEMLOCK=infinity in its unit");
     }
     if found.0.len() == before {
-        found.ok(CHECK, "no limit is nearly used up");
+        found.ok(
+            CHECK,
+            "no limit is nearly used up, and none has ended one of the last connections",
+        );
+    }
+}
+
+/// Warns of limits that ended some of the last connections. They may no longer be used up.
+fn ended_by_limit(device: &Device, facts: &Facts, found: &mut Findings) {
+    for (key, reason, reason_of_source) in [
+        (
+            "max_connections",
+            "too_many_connections",
+            "too_many_connections_of_source",
+        ),
+        (
+            "max_unauthenticated",
+            "too_many_unauthenticated",
+            "too_many_unauthenticated_of_source",
+        ),
+    ] {
+        let ended_for = |reason: &str| {
+            let ended = device.closes.iter().filter(|it| it.reason == reason);
+            let last = device.closes.iter().rfind(|it| it.reason == reason)?;
+            let ago = (device.uptime_seconds - last.at_seconds).max(0.0);
+            let times = format!("{} of the last connections that ended", ended.count());
+            Some((last, format!("{times}, the last one {ago:.0} s ago")))
+        };
+        if let Some((_, ended)) = ended_for(reason) {
+            let cure = format!("raise {key} {}", place_of_limits(facts));
+            found.warn(
+                "limits",
+                format!("{key} was reached: it ended {ended}"),
+                &cure,
+            );
+        }
+        if let Some((last, ended)) = ended_for(reason_of_source) {
+            let source = ip_of(&last.peer)
+                .map_or_else(|| last.peer.clone(), |ip| ip.to_canonical().to_string());
+            let message = format!("{source} had a quarter of {key}: that ended {ended}");
+            let raise = format!("raise {key} {}", place_of_limits(facts));
+            let cure = match facts.is_kernel {
+                true => raise,
+                false => format!(
+                    "if many clients share {source}, add it to gateways in smbdirectd.toml; or {raise}"
+                ),
+            };
+            found.warn("limits", message, &cure);
+        }
     }
 }
 

@@ -892,6 +892,46 @@ fn a_limit_is_nearly_reached() {
 }
 
 #[test]
+fn a_limit_has_ended_connections() {
+    let end = |reason: &'static str| {
+        move |facts: &mut Facts| {
+            let closes = &mut of_device(facts).closes;
+            for close in closes {
+                close.reason = reason.to_owned();
+            }
+        }
+    };
+    for (reason, message, cure) in [
+        (
+            "too_many_connections",
+            "max_connections was reached: it ended 2 of the last connections that ended, the last one 50 s ago",
+            "raise max_connections in smbdirectd.toml",
+        ),
+        (
+            "too_many_unauthenticated",
+            "max_unauthenticated was reached",
+            "raise max_unauthenticated in smbdirectd.toml",
+        ),
+        (
+            "too_many_connections_of_source",
+            "10.0.0.25 had a quarter of max_connections: that ended 2",
+            "share 10.0.0.25, add it to gateways",
+        ),
+        (
+            "too_many_unauthenticated_of_source",
+            "10.0.0.25 had a quarter of max_unauthenticated",
+            "or raise max_unauthenticated",
+        ),
+    ] {
+        breaks(end(reason), Verdict::Warn, "limits", message, cure);
+    }
+    // A client that takes no answers is not a reason to raise a limit.
+    let mut facts = facts();
+    end("too_many_unanswered")(&mut facts);
+    assert!(complaints(&facts).is_empty(), "{:?}", complaints(&facts));
+}
+
+#[test]
 fn locked_memory_does_not_matter_without_adapters() {
     let mut facts = facts();
     facts.locked_memory = Some(8 << 20);
