@@ -57,8 +57,10 @@ impl Findings {
 pub(super) fn server(facts: &Facts) -> Vec<Finding> {
     let mut found = Findings::default();
     device(facts, &mut found);
-    smbd(facts, &mut found);
-    smb_conf(facts, &mut found);
+    let mut of_conf = Findings::default();
+    smb_conf(facts, &mut of_conf);
+    smbd(facts, &of_conf, &mut found);
+    found.0.append(&mut of_conf.0);
     addresses(facts, &mut found);
     rdma(facts, &mut found);
     losses(facts, &mut found);
@@ -134,8 +136,8 @@ const fn log(facts: &Facts) -> &'static str {
     }
 }
 
-/// Checks that an smbd is attached, and was built with SMB Direct.
-fn smbd(facts: &Facts, found: &mut Findings) {
+/// Checks that an smbd is attached, and was built with SMB Direct. `of_conf` are the findings about smb.conf.
+fn smbd(facts: &Facts, of_conf: &Findings, found: &mut Findings) {
     const CHECK: &str = "smbd";
     let without = facts.smbd.as_ref().filter(|smbd| !smbd.has_smb_direct);
     if let Some(Smbd { path, version, .. }) = without {
@@ -147,7 +149,7 @@ fn smbd(facts: &Facts, found: &mut Findings) {
         );
     }
     if let Some(device) = &facts.device {
-        attached(device, facts, found);
+        attached(device, facts, of_conf, found);
     }
     if let Some(reason) = facts.unknown.get(CHECK) {
         let message = format!("smbd was not examined: {reason} (--smbd names one that may be run)");
@@ -155,9 +157,10 @@ fn smbd(facts: &Facts, found: &mut Findings) {
     }
 }
 
-fn attached(device: &Device, facts: &Facts, found: &mut Findings) {
+fn attached(device: &Device, facts: &Facts, of_conf: &Findings, found: &mut Findings) {
     const CHECK: &str = "smbd";
-    match device.processes.iter().find(|it| it.role == "listener") {
+    let is_ruled_out = of_conf.0.iter().any(|it| it.result == Verdict::Fail);
+    match device.listener() {
         Some(listener) if listener.pid == 0 => {
             found.ok(CHECK, "smbd is attached, from a container")
         }
@@ -168,6 +171,14 @@ fn attached(device: &Device, facts: &Facts, found: &mut Findings) {
         None => {
             let cure = match &facts.smbd {
                 None => "install and start smbd; --smbd names it if it is not in the path",
+                Some(_) if is_ruled_out => "see what is said about smb.conf below",
+                Some(_) if facts.samba.is_some() && facts.is_kernel => {
+                    "systemctl restart smbd; if that does not help, the log of smbd says why it is not attached"
+                }
+                Some(_) if facts.samba.is_some() => {
+                    "systemctl restart smbd; if that does not help, the logs of smbd and smbdirectd (\"process \
+                     refused\") say why it is not attached"
+                }
                 Some(_) if facts.is_kernel => {
                     "set smb direct = yes and smb direct device = /dev/smbdirect in smb.conf, then systemctl restart \
                      smbd; the log of smbd says why it is not attached"
@@ -240,7 +251,11 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
                 "set \"smb direct device\" in smb.conf and \"control\" in smbdirectd.toml to the same path"
             }
         };
-        found.warn(CHECK, message, cure);
+        // If no smbd is attached, this is a reason for that.
+        match &facts.device {
+            Some(device) if device.listener().is_none() => found.fail(CHECK, message, cure),
+            _ => found.warn(CHECK, message, cure),
+        }
     }
     let signing = value("server signing");
     if ["mandatory", "required", "forced", "force", "enforced"].contains(&signing.as_str()) {

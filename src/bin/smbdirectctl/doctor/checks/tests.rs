@@ -264,7 +264,7 @@ fn the_kernels_device_has_cures_of_its_own() {
             Verdict::Fail,
             "smbd",
             "no smbd is attached",
-            "smb direct device = /dev/smbdirect",
+            "the log of smbd says why",
         ),
         (
             |facts| set(facts, "smb direct device", "/run/smbdirect/control"),
@@ -398,8 +398,38 @@ fn no_smbd_is_attached() {
         Verdict::Fail,
         "smbd",
         "no smbd is attached",
-        "smb direct = yes",
+        "systemctl restart smbd; if that does not help, the logs of smbd and smbdirectd",
     );
+    // The doctor does not know smb.conf.
+    for (is_kernel, cure) in [
+        (false, "set smb direct = yes in smb.conf"),
+        (true, "smb direct device = /dev/smbdirect"),
+    ] {
+        let mut facts = facts();
+        detach(&mut facts);
+        facts.samba = None;
+        facts.is_kernel = is_kernel;
+        let found = complaints(&facts);
+        let smbd = found.iter().find(|it| it.check == "smbd");
+        let given = smbd.and_then(|it| it.cure.as_deref()).expect("a cure");
+        assert!(given.contains(cure), "{found:?}");
+    }
+    // smb.conf has the reason.
+    for (name, value) in [
+        ("smb direct", "No"),
+        ("server multi channel support", "No"),
+        ("smb direct device", "/other"),
+    ] {
+        let mut facts = facts();
+        detach(&mut facts);
+        set(&mut facts, name, value);
+        let found = complaints(&facts);
+        let checks: Vec<_> = found.iter().map(|it| (it.check, it.result)).collect();
+        let expected = ["smbd", "smb.conf"].map(|check| (check, Verdict::Fail));
+        assert_eq!(checks, expected, "{found:?}");
+        let cure = found[0].cure.as_deref().expect("a cure");
+        assert_eq!(cure, "see what is said about smb.conf below");
+    }
     let without = |facts: &mut Facts| {
         detach(facts);
         facts.smbd = None;
