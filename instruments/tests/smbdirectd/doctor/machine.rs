@@ -246,8 +246,8 @@ fn an_address_or_an_adapter_is_in_the_wrong_place() {
             let examine = || text(&doctor(&daemon.control, &[]));
             let said = examine();
             for line in [
-                "ok 10.9.0.1:5445 (eth7) is announced to clients, and served by iWARP in software",
-                "warn 172.17.0.1:5445 of docker0, which other machines cannot reach, is announced to clients",
+                "ok smbdirectd serves 10.9.0.1:5445 (eth7) by iWARP in software",
+                "warn smbdirectd serves 172.17.0.1:5445 of docker0, which other machines cannot reach",
                 "ok no RDMA device",
             ] {
                 assert!(said.contains(line), "{line}: {said}");

@@ -92,7 +92,7 @@ fn the_daemon_waits_for_an_address_and_serves_only_loopback() {
     let missing = "warn \"listen\" contains 192.0.2.77:5445, but this machine does not have it";
     assert!(said.contains(missing), "{said}");
     let loopback = format!(
-        "warn {} of lo, which other machines cannot reach, is announced",
+        "warn smbdirectd serves {} of lo, which other machines cannot reach",
         daemon.address()
     );
     assert!(said.contains(&loopback), "{said}");

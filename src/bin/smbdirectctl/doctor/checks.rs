@@ -10,7 +10,7 @@ mod firewall;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use self::firewall::firewall;
 use super::super::printable;
@@ -282,7 +282,7 @@ fn smb_conf(facts: &Facts, found: &mut Findings) {
 const ONLY_WITH_TRANSFORMS: &str = "data goes by RDMA only for clients with RDMA transforms (Windows 11, Server 2022); \
     smbd does not announce RDMA to others";
 
-/// Checks the addresses that are announced to clients.
+/// Checks the addresses that the device serves, and whether smbd announces them to clients.
 fn addresses(facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "addresses";
     let Some(device) = &facts.device else {
@@ -311,10 +311,10 @@ fn addresses(facts: &Facts, found: &mut Findings) {
                  loopback are never announced"
             }
         };
-        return found.fail(CHECK, "no address is announced to clients", cure);
+        return found.fail(CHECK, "there is no address for clients", cure);
     }
     for address in &device.addresses {
-        announced(address, facts, found);
+        served(address, device, facts, found);
     }
 }
 
@@ -332,7 +332,61 @@ pub(super) fn ports_of<'a>(address: &Address, facts: &'a Facts) -> Vec<&'a Port>
     of.collect()
 }
 
-fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
+/// Returns whether smb.conf has `interfaces` that leave an address out, so that smbd does not announce it.
+fn is_left_out(address: &Address, facts: &Facts) -> bool {
+    let samba = facts.samba.as_ref();
+    let interfaces = samba.and_then(|samba| samba.get("interfaces"));
+    let (Some(interfaces), Some(ip)) = (interfaces, ip_of(&address.address)) else {
+        return false;
+    };
+    // testparm separates elements by ", ". An element may be in quotes, and have options, which commas separate.
+    let elements = interfaces.split_whitespace().map(|element| {
+        let element = element.trim_matches(['"', ',']);
+        element.split(';').next().unwrap_or_default()
+    });
+    let mut elements = elements.filter(|element| !element.is_empty()).peekable();
+    let interface = address.interface.as_deref();
+    elements.peek().is_some()
+        && !elements.any(|element| covers(element, ip.to_canonical(), interface, facts))
+}
+
+/// Returns whether an element of `interfaces` covers an address of an interface. An element that is neither an
+/// interface of this machine nor an address or network may be a name or have wildcards, and counts as one that does.
+fn covers(element: &str, ip: IpAddr, interface: Option<&str>, facts: &Facts) -> bool {
+    if facts.interfaces.contains_key(element) {
+        // An address with a label has an interface such as eth0:1.
+        let name = interface.and_then(|name| name.split(':').next());
+        return name.is_none_or(|name| name == element);
+    }
+    let (base, mask) = match element.split_once('/') {
+        Some((base, mask)) => (base, Some(mask)),
+        None => (element, None),
+    };
+    match (base.parse::<IpAddr>(), ip) {
+        (Ok(IpAddr::V4(base)), IpAddr::V4(ip)) => {
+            let mask = mask.map_or(Some(u32::MAX), |mask| match mask.parse::<Ipv4Addr>() {
+                Ok(mask) => Some(u32::from(mask)),
+                Err(_) => {
+                    let zeros = 32_u32.checked_sub(mask.parse::<u32>().ok()?)?;
+                    Some(u32::MAX.checked_shl(zeros).unwrap_or(0))
+                }
+            });
+            mask.is_none_or(|mask| (u32::from(base) ^ u32::from(ip)) & mask == 0)
+        }
+        (Ok(IpAddr::V6(base)), IpAddr::V6(ip)) => {
+            let mask = mask.map_or(Some(u128::MAX), |mask| {
+                let zeros = 128_u32.checked_sub(mask.parse::<u32>().ok()?)?;
+                Some(u128::MAX.checked_shl(zeros).unwrap_or(0))
+            });
+            mask.is_none_or(|mask| (u128::from(base) ^ u128::from(ip)) & mask == 0)
+        }
+        (Ok(_), _) => false,
+        (Err(_), _) => true,
+    }
+}
+
+/// Says whether clients can use an address, and what serves it.
+fn served(address: &Address, device: &Device, facts: &Facts, found: &mut Findings) {
     const CHECK: &str = "addresses";
     let Address {
         address: at,
@@ -347,9 +401,29 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
     .iter()
     .any(|prefix| name.starts_with(prefix));
     let is_loopback = ip_of(at).is_some_and(|ip| ip.is_loopback());
+    let server = match facts.is_kernel {
+        true => "the kernel's device",
+        false => "smbdirectd",
+    };
+    // Without smbd, no address is announced.
+    if device.listener().is_some() && is_left_out(address, facts) {
+        let message = format!(
+            "{server} serves {at} ({name}), but smbd does not announce it: \"interfaces\" in smb.conf leaves it out"
+        );
+        if is_virtual || is_loopback {
+            // Other machines cannot reach it.
+            return found.ok(CHECK, message);
+        }
+        let cure = match facts.is_kernel {
+            true => "add the address to \"interfaces\", if clients are to use SMB Direct there",
+            false => {
+                "add the address to \"interfaces\", or exclude it with \"listen\" in smbdirectd.toml"
+            }
+        };
+        return found.warn(CHECK, message, cure);
+    }
     if is_virtual || is_loopback {
-        let message =
-            format!("{at} of {name}, which other machines cannot reach, is announced to clients");
+        let message = format!("{server} serves {at} of {name}, which other machines cannot reach");
         return found.warn(
             CHECK,
             message,
@@ -368,18 +442,15 @@ fn announced(address: &Address, facts: &Facts, found: &mut Findings) {
         );
         return found.fail(CHECK, message, &use_device(facts));
     }
-    let device = match (fabric.as_str(), ports.first()) {
+    let how = match (fabric.as_str(), ports.first()) {
         ("verbs", Some(port)) => format!("by {}", port.device),
         ("verbs", None) => "by an RDMA device".to_owned(),
         _ => "by iWARP in software".to_owned(),
     };
-    found.ok(
-        CHECK,
-        format!("{at} ({name}) is announced to clients, and served {device}"),
-    );
+    found.ok(CHECK, format!("{server} serves {at} ({name}) {how}"));
     let has_no_speed = facts.interfaces.get(name).is_some_and(|it| !it.has_speed);
     if fabric == "verbs" && has_no_speed && !facts.is_kernel {
-        let message = format!("{name} reports no speed, so {at} is announced with 10 Gbit/s");
+        let message = format!("{name} reports no speed, so that of {at} counts as 10 Gbit/s");
         found.warn(
             CHECK,
             message,
@@ -453,9 +524,7 @@ fn rdma(facts: &Facts, found: &mut Findings) {
             };
             found.warn(CHECK, message, cure);
         } else {
-            let message = format!(
-                "{name} is not used: it serves no address of {interface} that is announced to clients"
-            );
+            let message = format!("{name} is not used: it serves no address of {interface}");
             found.warn(CHECK, message, &use_device(facts));
         }
     }

@@ -553,7 +553,7 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         none,
         Verdict::Fail,
         "addresses",
-        "no address is announced",
+        "there is no address for clients",
         "listen",
     );
     let no_address_allowed = |facts: &mut Facts| {
@@ -581,6 +581,69 @@ fn clients_are_told_of_no_address_or_of_a_wrong_one() {
         "of docker0, which other machines cannot reach",
         "\"interfaces\" in smb.conf",
     );
+}
+
+#[test]
+fn interfaces_in_smb_conf_leave_an_address_out() {
+    let left_out = |interfaces: &'static str| {
+        let change = move |facts: &mut Facts| set(facts, "interfaces", interfaces);
+        breaks(
+            change,
+            Verdict::Warn,
+            "addresses",
+            "smbdirectd serves 10.0.1.1:5445 (eth1), but smbd does not announce it: \"interfaces\" in smb.conf leaves",
+            "add the address to \"interfaces\"",
+        );
+    };
+    for interfaces in [
+        "eth0",
+        "10.0.0.1",
+        "10.0.0.0/24, fd00::/8",
+        "10.0.0.9/255.255.255.0",
+        "\"10.0.0.1;capability=RDMA,speed=1000\", 127.0.0.1",
+        "eth0;if_index=7,options=dynamic",
+    ] {
+        left_out(interfaces);
+    }
+    for interfaces in [
+        "",
+        "eth0, eth1",
+        "10.0.0.0/16",
+        "10.0.0.0/255.255.0.0",
+        "0.0.0.0/0",
+        "10.0.0.1, 10.0.1.1;speed=1000",
+        // These may be anything.
+        "eth0, eth*",
+        "eth0, server.example.com",
+        "eth0, 10.9.0.0/99",
+    ] {
+        let mut facts = facts();
+        set(&mut facts, "interfaces", interfaces);
+        let found = complaints(&facts);
+        assert!(found.is_empty(), "{interfaces}: {found:?}");
+    }
+    let of_interfaces = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = facts();
+        set(&mut facts, "interfaces", "eth0, fd00::/64");
+        change(&mut facts);
+        let mut found = server(&facts);
+        found.retain(|finding| finding.message.contains("leaves it out"));
+        found
+    };
+    // Other machines could not reach that address anyway.
+    let found = of_interfaces(&|facts| {
+        of_device(facts).addresses[1].interface = Some("docker0".to_owned());
+    });
+    assert_eq!((found.len(), found[0].result), (1, Verdict::Ok));
+    // Without smbd, nothing is announced in any case.
+    let found = of_interfaces(&|facts| of_device(facts).processes.clear());
+    assert!(found.is_empty(), "{found:?}");
+    for (address, count) in [("[fd00::1]:5445", 0), ("[fd00:0:0:1::1]:5445", 1)] {
+        let found = of_interfaces(&|facts| {
+            of_device(facts).addresses[1].address = address.to_owned();
+        });
+        assert_eq!(found.len(), count, "{address}: {found:?}");
+    }
 }
 
 #[test]
