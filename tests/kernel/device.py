@@ -436,7 +436,7 @@ class Device:
         """Checks that calls of one worker do not wait for another worker, by counting how often calls waited: first two
         processes use the same worker's file, and then each process is a worker of its own."""
         # Two processes of one worker meet only while two processors run them.
-        together = next((waits for waits, _ in (self.busy(1) for _ in range(10)) if waits > 10), 0)
+        together = next((waits for waits, _ in (self.busy(1) for _ in range(4)) if waits > 10), 0)
         apart, runs = self.busy(2)
         self.report.fact("waits of calls for a shard: of one worker, of two workers; runs of work items", (together, apart, runs))
         # A call may meet a work item of its own worker.
