@@ -153,17 +153,6 @@ fn moves_signed_or_encrypted_data_in_messages_without_transforms_and_refuses_rdm
             "{}",
             stderr(&output)
         );
-        if !server.places_directly {
-            continue;
-        }
-        // smbd does not announce SMB Direct to such a session.
-        let output = bench(&server, PASSWORD, &[protection, "--no-transforms"]);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(
-            stderr(&output).contains("give --address HOST:PORT to use SMB Direct with data in"),
-            "{}",
-            stderr(&output)
-        );
     }
 }
 
