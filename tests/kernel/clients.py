@@ -119,7 +119,11 @@ def run_torture(options, report):
 
     report.watchdog.limit(3600, "smbtorture")
     report.limit = 3600
-    report.check("whatever passes over TCP passes over SMB Direct", all_pass)
+    try:
+        report.check("whatever passes over TCP passes over SMB Direct", all_pass)
+    finally:
+        for logs in MEMORY.glob("smbdirect-torture-*/logs"):
+            guest.run("cp", "-r", logs, guest.OUTSIDE / "torture-logs", check=False)
 
 
 class Kills:
