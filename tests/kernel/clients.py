@@ -153,11 +153,16 @@ class Kills:
         """Starts a client once the others are served, and returns it and its address."""
         smbd_server.wait_for("the others are served",
                              lambda: len(self.served()) >= sum(other.poll() is None for other in others), 60)
-        before = self.served().keys()
+        before, new = self.served().keys(), set()
         process = self.client(60)
-        smbd_server.wait_for("the client is served", lambda: process.poll() is not None or self.served().keys() - before, 60)
+
+        def is_served():
+            new.update(self.served().keys() - before)
+            return new or process.poll() is not None
+
+        smbd_server.wait_for("the client is served", is_served, 60)
         assert process.poll() is None, process.stderr.read()
-        return process, (self.served().keys() - before).pop()
+        return process, new.pop()
 
     def kill(self, what, others):
         process, address = self.victim(others)
@@ -165,6 +170,8 @@ class Kills:
         if what == "client":
             os.killpg(process.pid, signal.SIGKILL)
         else:
+            # While the connection goes from one smbd to another, it has no process.
+            smbd_server.wait_for("a process has the connection", lambda: self.served().get(address))
             os.kill(self.served()[address], signal.SIGKILL)
         said = process.communicate(timeout=240)[1]
         assert process.returncode != 0, f"the client did not notice that its {what} was killed: {said}"

@@ -199,23 +199,6 @@ pub(crate) fn status(daemon: &Daemon) -> Status {
     serde_json::from_str(&json).expect("a status")
 }
 
-/// Waits until a device in the kernel has no connections, no memory of processes, and no process but the one that asks.
-pub(crate) fn wait_for_nothing(device: &Path) {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        let json = observe(device, TIMEOUT).expect("a status");
-        let status: Status = serde_json::from_str(&json).expect("a status");
-        let (totals, processes) = (&status.totals, status.processes.iter());
-        let others = processes.filter(|process| process.role != "observer");
-        let left = totals.memory + totals.registrations as u64;
-        if left == 0 && status.connections.is_empty() && others.count() == 0 {
-            return;
-        }
-        assert!(Instant::now() < deadline, "left over: {status:#?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// Waits until the status of a broker is as wanted.
 pub(crate) fn until(daemon: &Daemon, what: &str, wanted: impl Fn(&Status) -> bool) {
     let deadline = Instant::now() + TIMEOUT;
