@@ -75,6 +75,7 @@ static struct sd_wr *get_wr(struct sd_conn *conn, u32 work, struct sd_map *map, 
 		return NULL;
 	list_del(&wr->list);
 	wr->is_posted = true;
+	wr->is_done = false;
 	wr->work = work;
 	wr->slots = 0;
 	wr->map = map;

@@ -36,6 +36,8 @@ struct sd_wr {
 	u32 token;
 	bool has_token;
 	bool is_posted;
+	/* The device has reported it. */
+	bool is_done;
 };
 
 struct sd_conn {

@@ -324,12 +324,17 @@ void sd_work_done(struct ib_cq *cq, struct ib_wc *wc)
 	struct sd_wr *wr = container_of(wc->wr_cqe, struct sd_wr, cqe);
 	struct sd_conn *conn = wr->conn;
 
-	wr->status = wc->status;
-	wr->length = wc->byte_len;
-	wr->has_token = wc->status == IB_WC_SUCCESS && wr->work == SD_RECV && (wc->wc_flags & IB_WC_WITH_INVALIDATE);
-	wr->token = wc->ex.invalidate_rkey;
 	spin_lock_bh(&conn->done_lock);
-	list_add_tail(&wr->list, &conn->done);
+	/* siw may report a work request twice. */
+	if (wr->is_posted && !wr->is_done) {
+		wr->is_done = true;
+		wr->status = wc->status;
+		wr->length = wc->byte_len;
+		wr->has_token = wc->status == IB_WC_SUCCESS && wr->work == SD_RECV &&
+				(wc->wc_flags & IB_WC_WITH_INVALIDATE);
+		wr->token = wc->ex.invalidate_rkey;
+		list_add_tail(&wr->list, &conn->done);
+	}
 	spin_unlock_bh(&conn->done_lock);
 }
 
