@@ -325,7 +325,7 @@ void sd_work_done(struct ib_cq *cq, struct ib_wc *wc)
 	struct sd_conn *conn = wr->conn;
 
 	spin_lock_bh(&conn->done_lock);
-	/* siw may report a work request twice. */
+	/* A second report was seen once, with siw (docs/interop.md). */
 	if (wr->is_posted && !wr->is_done) {
 		wr->is_done = true;
 		wr->status = wc->status;
